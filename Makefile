@@ -1,0 +1,49 @@
+# `make` lists the targets. Every one that needs the environment makes it first, with nothing but Python and pip.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORLD := data_shards/miniature
+RECIPE ?= two_stage
+# The constraint keeps torch at a release that has its torchvision; see pyproject.toml.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help env miniature fit validate test test-all check format picture clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: $(VENV)/.installed ## make .venv with everything installed
+
+$(VENV)/.installed: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+miniature: env ## generate the miniature world, its shards and its frozen models
+	$(BIN)/tstar miniature --out $(WORLD)
+
+fit: miniature ## the main job: train and evaluate a miniature TSTAR end to end (goes on where it was stopped)
+	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $$(test -d runs/$(RECIPE) && echo --ckpt)
+
+validate: env ## evaluate the newest checkpoint of the run again
+	$(BIN)/tstar validate --ckpt runs/$(RECIPE)
+
+test: env ## run the tests (a few minutes)
+	$(BIN)/python -m pytest
+
+test-all: env ## run the tests, the slow ones too
+	$(BIN)/python -m pytest -m ""
+
+check: env ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env ## let ruff format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## delete runs, the generated world and the environment
+	rm -rf runs $(WORLD) $(VENV)

@@ -1,0 +1,249 @@
+"""The whole path through the console script: fit, kill, resume, validate, on a cut-down world in a temporary folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tstar.cli.fit import check_files
+from tstar.cli.main import main
+from tstar.cli.recipe import read_recipe
+from tstar.cli.run_folder import RunFolder
+from tstar.cli.stage_cli import build_stage
+from tstar.errors import ConfigError, DataError
+from tstar.stages.metrics_log import read_metrics
+from tstar.stages.weights import file_digest
+
+ROOT = Path(__file__).parents[2]
+TSTAR = Path(sys.executable).with_name("tstar")
+SMALL = [
+    "--run.checkpoint_every_n_steps=1",
+    "--run.progress_every_n_steps=1",
+    "--trainer.log_every_n_steps=1",
+    "--data.batch_size=4",
+    "--evaluation.max_frames=4",
+    "--evaluation.validation_items=4",
+    "--stages.video_sft.data.batch_size=6",
+]
+STAGES = ["projector", "image_sft", "align", "video_sft"]
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_world, monkeypatch):
+    """A folder in which the committed recipes find their files: the tiny world in place of the default one."""
+    (tmp_path / "data_shards").mkdir()
+    (tmp_path / "data_shards" / "miniature").symlink_to(tiny_world)
+    for name in ("stages", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*arguments, **kwargs):
+    command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+def weights(run):
+    return {stage: file_digest(Path("runs") / run / f"{k}-{stage}" / "weights.safetensors") for k, stage in enumerate(STAGES, 1)}
+
+
+def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_ends_the_same(workplace):
+    whole = fit("--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert "Generated miniature suites" in whole.stdout
+    assert all(f"{row}" in whole.stdout for row in ("chance", "blind", "single frame", "model"))
+    run = workplace / "runs" / "whole"
+    for path in ("report.md", "run_card.json", "config.yaml", "predictions/mini-vnbench/blind.jsonl", "eval/metrics.csv"):
+        assert (run / path).is_file(), path
+    assert list((run / "4-video_sft" / "tb").glob("events*"))
+    check_predictions(run)
+    check_metrics(run)
+
+    killed = kill_once_in_every_stage("killed")
+    assert killed == STAGES
+    events = [json.loads(line) for line in (workplace / "runs" / "killed" / "events.jsonl").read_text().splitlines()]
+    assert [e["stage"] for e in events if e["event"] == "stage finished"] == STAGES
+    assert weights("killed") == weights("whole")
+
+    out = workplace / "elsewhere"
+    checkpoint = run / "4-video_sft" / "checkpoints" / "last.ckpt"
+    command = [str(TSTAR), "validate", "--ckpt", str(checkpoint), "--benchmarks", "mini-mlvu,mini-tempcompass"]
+    done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert table["columns"] == ["mini-mlvu", "mini-tempcompass", "mean"]
+    for suite in ("mini-mlvu", "mini-tempcompass"):
+        for mode in ("full", "blind", "single_frame"):
+            again, first = (json.loads((p / "eval" / f"{suite}.{mode}.json").read_text()) for p in (out, run))
+            assert again["aggregate"] == first["aggregate"]
+
+    finished = fit("--name", "whole", "--ckpt")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("finished before") == len(STAGES)
+    refused = fit("--name", "whole")
+    assert refused.returncode == 2
+    assert "--ckpt" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert (run / "config.2.yaml").is_file()
+
+
+def kill_once_in_every_stage(name):
+    """SIGKILL a run as soon as each stage has a checkpoint; the same command plus --ckpt goes on. Stages that were killed."""
+    killed = []
+    for number, stage in enumerate(STAGES, 1):
+        folder = Path("runs") / name / f"{number}-{stage}"
+        again = [] if number == 1 else ["--ckpt"]
+        command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, "--name", name, *again]
+        with open(f"{name}.log", "a") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            until = time.monotonic() + 120
+            while not list((folder / "checkpoints").glob("step=*.ckpt")) and process.poll() is None:
+                assert time.monotonic() < until, Path(f"{name}.log").read_text()
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert not (folder / "done.json").exists(), f"{stage} was over before it was killed"
+        killed.append(stage)
+    done = fit("--name", name, "--ckpt")
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    return killed
+
+
+def check_predictions(run):
+    """Every question of every suite and mode has one line, and the verdicts agree with the report."""
+    for path in run.glob("predictions/*/*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        report = json.loads((run / "eval" / f"{path.parent.name}.{path.stem}.json").read_text())
+        assert len(rows) == report["counts"]["n"]
+        assert {row["id"]: row["correct"] for row in rows} == {i["id"]: i["correct"] for i in report["items"]}
+        assert {row["mode"] for row in rows} == {path.stem}
+    assert len(list(run.glob("predictions/*/*.jsonl"))) == 12
+
+
+def check_metrics(run):
+    """The losses of every step, and the suites at validation, are in the metrics."""
+    rows = read_metrics(run / "4-video_sft")
+    steps = json.loads((run / "4-video_sft" / "done.json").read_text())["steps"]
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(steps))
+    assert any("val/mini-vnbench" in row and "val/loss" in row for row in rows)
+
+
+def recipes():
+    return sorted(p.relative_to(ROOT) for folder in ("stages", "configs") for p in (ROOT / folder).rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", recipes(), ids=str)
+def test_every_committed_yaml_builds_live_stages(path, workplace):
+    files = [path] if path.parts[0] == "stages" else [Path("stages/unified.yaml"), path]
+    recipe = read_recipe(files, [])
+    check_files(recipe)
+    folder = RunFolder(workplace / "runs" / recipe.name, recipe)
+    for name, config in recipe.stages.items():
+        config = folder.resolve_init(config)
+        config["model"]["init_args"]["init_from"] = None  # the stages before have not run
+        cli = build_stage(config, workplace / name)
+        assert type(cli.model).__name__ == config["model"]["class_path"]
+        assert cli.model.lmm.compressor.num_tokens(16) > 0
+        assert len(cli.datamodule.train_source) > 0
+        assert cli.datamodule.train_source.processor.image_size == cli.model.lmm.encoder.image_size
+
+
+def test_the_link_from_model_to_data_carries_this_stages_processor(workplace):
+    config = read_recipe([Path("stages/align.yaml")], []).stages["align"]
+    cli = build_stage(config, workplace)
+    assert cli.datamodule.train_source.processor == cli.model.processor()
+    assert cli.datamodule.train_source.processor.template.captions_only
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([("data.batch_size", "many")], "batch_size"),
+        ([("trainer.precision", "17")], "precision"),
+        ([("model.init_args.compressor.name", "manba")], "unknown compressor 'manba'; did you mean 'mamba'"),
+        ([("model.init_args.compressor.query_interval", "7")], "query_interval"),
+        ([("model.init_args.language.template", "viccuna")], "unknown template 'viccuna'"),
+        ([("model.init_args.vision.model", "ViT-Q")], "ViT-Q"),
+        ([("model.init_args.optimizer.lr", "-1")], "lr must be above 0"),
+    ],
+)
+def test_values_that_cannot_work_are_one_line_and_status_2(workplace, capsys, settings, message):
+    arguments = [word for key, value in settings for word in (f"--{key}", value)]
+    assert main(["fit", "--config", "stages/align.yaml", *arguments]) == 2
+    told = capsys.readouterr().err.strip()
+    assert message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_missing_and_truncated_shards_are_found_before_anything_is_trained(workplace, tiny_world):
+    def recipe(shards):
+        return read_recipe([Path("stages/align.yaml")], [("data.shards", f"[{shards}]")])
+
+    with pytest.raises(DataError, match=r"no shards in nowhere .*tstar shard"):
+        check_files(recipe("nowhere"))
+    shutil.copytree(tiny_world / "shards" / "align", workplace / "cut")
+    shard = workplace / "cut" / "shard-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"shard-00000\.tar has 5000 bytes where \d+ were written; run the same"):
+        check_files(recipe("cut"))
+
+
+def test_a_damaged_sample_is_skipped_counted_and_listed_and_training_goes_on(workplace, tiny_world, capsys):
+    shutil.copytree(tiny_world / "shards" / "align", workplace / "hurt")
+    shard = workplace / "hurt" / "shard-00000.tar"
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"\xff\xd8\xff") + 40] ^= 0xFF  # inside the first picture
+    shard.write_bytes(data)
+    arguments = ["fit", "--config", "stages/align.yaml", "--data.shards", "[hurt]", "--data.batch_size", "4"]
+    assert main([*arguments, "--evaluation.benchmarks", "{}"]) == 0
+    told = capsys.readouterr().out
+    assert "1 damaged samples were skipped" in told
+    assert "checksum of 0000.jpg differs" in told
+    (row,) = map(json.loads, (workplace / "runs/align/1-align/skipped.jsonl").read_text().splitlines())
+    assert row["shard"].endswith("shard-00000.tar")
+
+
+def test_a_finished_stage_is_not_taken_for_one_with_other_settings(workplace):
+    recipe = read_recipe([Path("stages/align.yaml")], [])
+    folder = RunFolder(workplace / "runs" / "align", recipe)
+    own = folder.stages["align"]
+    own.path.mkdir(parents=True)
+    own.weights.write_bytes(b"w")
+    own.finish(recipe.stages["align"], steps=1, weights_sha256=file_digest(own.weights))
+    assert folder.check_done("align")["steps"] == 1
+    other = read_recipe([Path("stages/align.yaml")], [("data.batch_size", "3")])
+    with pytest.raises(ConfigError, match="finished with other settings"):
+        RunFolder(folder.path, other).check_done("align")
+    own.weights.write_bytes(b"x")
+    with pytest.raises(DataError, match="is not what"):
+        folder.check_done("align")
+
+
+def test_print_config_shows_a_recipe_that_repeats_the_run(workplace, capsys):
+    assert main(["fit", "--config", "stages/unified.yaml", "--data.batch_size", "3", "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    (workplace / "printed.yaml").write_text(printed)
+    first = read_recipe([Path("stages/unified.yaml")], [("data.batch_size", "3")])
+    again = read_recipe([workplace / "printed.yaml"], [])
+    assert (again.stages, again.evaluation, again.name) == (first.stages, first.evaluation, first.name)
+    assert yaml.safe_load(printed)["stages"]["align"]["data"]["batch_size"] == 3
+
+
+def test_a_checkpoint_of_no_stage_of_the_recipe_is_refused(workplace, capsys):
+    (workplace / "strange" / "checkpoints").mkdir(parents=True)
+    checkpoint = workplace / "strange" / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(b"x")
+    assert main(["fit", "--config", "stages/align.yaml", "--ckpt", str(checkpoint)]) == 2
+    told = capsys.readouterr().err
+    assert "belongs to no stage of this recipe" in told
+    assert "init_from" in told

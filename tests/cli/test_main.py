@@ -1,0 +1,111 @@
+"""The command's surface: help, exit statuses, one clear line for every mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tstar.cli.main import main
+
+COMMANDS = ["fit", "validate", "shard", "miniature", "score"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: tstar {command}" in capsys.readouterr().out
+
+
+def test_help_does_not_pay_for_torch():
+    code = (
+        "import sys; from tstar.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'lightning', 'transformers', 'open_clip'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fti"], "unknown command 'fti'; did you mean 'fit'"),
+        (["shard", "x.json"], "--out"),
+        (["shard", "x.json", "--out", "o", "--qality", "3"], "unknown argument --qality"),
+        (["miniature", "--scale", "huge"], "--scale"),
+        (["validate"], "--ckpt"),
+        ([], ""),
+    ],
+)
+def test_a_mistyped_command_line_is_one_line_and_status_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fit", "--config", "nowhere.yaml"], "no such config file: nowhere.yaml"),
+        (["fit", "--config", "nowhere.yaml", "word"], "unexpected argument 'word'"),
+        (["fit", "--config", "nowhere.yaml", "--data.limit"], "--data.limit has no value"),
+        (["validate", "--ckpt", "nowhere.ckpt"], "no such checkpoint: nowhere.ckpt"),
+        (["validate", "--ckpt", "."], "no finished stage in ."),
+        (["shard", "nowhere.json", "--out", "o"], "no such annotation file: nowhere.json"),
+        (["shard", "nowhere.json", "--out", "o", "--quality", "0"], "quality must be 1 to 100, got 0"),
+        (["score", "vnbnch", "--annotations", "a", "--responses", "r"], "did you mean 'vnbench'"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_status_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("tstar: error: ")
+    assert message in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_bug_shows_its_traceback(monkeypatch):
+    import tstar.cli.shard
+
+    monkeypatch.setattr(tstar.cli.shard, "read_annotations", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["shard", "x.json", "--out", "o"])
+
+
+def test_shard_leaves_out_what_cannot_be_read_and_lists_it(tmp_path, capsys, tiny_world):
+    records = json.loads((tiny_world / "annotations" / "video_sft.json").read_text())[:3]
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    (tmp_path / "whole.mp4").write_bytes((tiny_world / records[2]["video"]).read_bytes())
+    records[0]["video"], records[1]["video"], records[2]["video"] = "broken.mp4", "gone.mp4", "whole.mp4"
+    source = tmp_path / "mine.json"
+    source.write_text(json.dumps(records))
+    assert main(["shard", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "1 of 3 records" in told
+    assert f"no such video: {tmp_path / 'gone.mp4'}" in told
+    assert "broken.mp4" in told
+    assert main(["shard", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["kept"], len(summary["skipped"])) == (1, 1, 2)
+
+
+def test_score_needs_no_model(tmp_path, capsys, tiny_world):
+    suite = tiny_world / "benchmarks" / "mini-tempcompass"
+    answers = tmp_path / "answers.jsonl"
+    rows = [
+        {"id": f"multi-choice:{video}:{aspect}:{n}", "response": question["answer"]}
+        for video, aspects in json.loads((suite / "multi-choice.json").read_text()).items()
+        for aspect, questions in aspects.items()
+        for n, question in enumerate(questions)
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["score", "mini-tempcompass", "--annotations", str(suite), "--responses", str(answers), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["aggregate"]["multi-choice/avg"] == 1.0

@@ -1,0 +1,105 @@
+"""What every compressor in the table must do, at the smallest scale, over short and long clips, images and text."""
+
+import pytest
+import torch
+
+from tstar.compressors import build_compressor, list_compressors
+
+GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
+LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
+BATCHES = {"short": [SHORT], "long": [LONG], "image": [IMAGE], "mixed": [SHORT, IMAGE, LONG, TEXT, IMAGE, SHORT]}
+
+
+@pytest.fixture(params=list_compressors())
+def name(request):
+    return request.param
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    return build_compressor(
+        name, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID, **({"preset": "tiny"} | options)
+    ).eval()
+
+
+def features(frame_counts, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sum(frame_counts), GRID[0] * GRID[1], D_VISION, generator=generator)
+
+
+@pytest.mark.parametrize("batch", list(BATCHES))
+def test_token_counts_are_kept_and_values_are_finite(name, batch):
+    compressor, frame_counts = build(name), BATCHES[batch]
+    tokens = compressor(features(frame_counts), frame_counts)
+    assert [clip.shape for clip in tokens] == [(compressor.num_tokens(m), D_LANGUAGE) for m in frame_counts]
+    assert all(clip.isfinite().all() for clip in tokens)
+
+
+@pytest.mark.parametrize("batch", list(BATCHES))
+def test_a_gradient_reaches_every_parameter(name, batch):
+    compressor, frame_counts = build(name).train(), BATCHES[batch]
+    x = features(frame_counts).requires_grad_()
+    sum(clip.square().sum() for clip in compressor(x, frame_counts)).backward()
+    silent = [key for key, p in compressor.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+    assert x.grad.isfinite().all()
+
+
+def test_no_clip_is_changed_by_its_neighbours(name):
+    compressor, frame_counts = build(name), BATCHES["mixed"]
+    x = features(frame_counts)
+    together = compressor(x, frame_counts)
+    for clip, m, tokens in zip(x.split(frame_counts), frame_counts, together, strict=True):
+        (alone,) = compressor(clip, [m])
+        torch.testing.assert_close(tokens, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_clips_come_back_in_their_order(name):
+    compressor, frame_counts = build(name), BATCHES["mixed"]
+    clips = features(frame_counts).split(frame_counts)
+    backwards = compressor(torch.cat(clips[::-1]), frame_counts[::-1])
+    for tokens, other in zip(compressor(torch.cat(clips), frame_counts), backwards[::-1], strict=True):
+        torch.testing.assert_close(tokens, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frame_counts", [[], [TEXT], [TEXT, TEXT]])
+def test_a_batch_of_text_alone_gives_empty_clips(name, frame_counts):
+    tokens = build(name)(features(frame_counts), frame_counts)
+    assert [clip.shape for clip in tokens] == [(0, D_LANGUAGE)] * len(frame_counts)
+
+
+def test_weights_survive_a_round_trip(name):
+    compressor, frame_counts = build(name), BATCHES["mixed"]
+    torch.manual_seed(1)
+    other = build_compressor(name, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID, preset="tiny").eval()
+    other.load_state_dict(compressor.state_dict())
+    x = features(frame_counts)
+    torch.testing.assert_close(other(x, frame_counts), compressor(x, frame_counts), rtol=0, atol=0)
+
+
+def test_features_that_do_not_fit_are_refused(name):
+    compressor = build(name)
+    with pytest.raises(ValueError, match=r"features must be \[sum\(frame_counts\), N, d_vision\] = \[4, 24, 20\]"):
+        compressor(features([3]), [3, 1])
+
+
+def test_vectors_have_no_weight_decay(name):
+    for key, parameter in build(name).named_parameters():
+        if parameter.dim() < 2 or key.endswith(("A_log", "A_b_log")):
+            assert getattr(parameter, "_no_weight_decay", False), key
+
+
+def test_bfloat16_autocast(name):
+    compressor, frame_counts = build(name), BATCHES["mixed"]
+    x = features(frame_counts)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = torch.cat(compressor(x, frame_counts))
+    exact = torch.cat(compressor(x, frame_counts))
+    assert (half - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("width", [D_VISION, D_LANGUAGE])
+def test_widths_that_agree_need_no_projection(name, width):
+    compressor = build_compressor(name, d_vision=width, d_language=width, grid=GRID, preset="tiny")
+    (tokens,) = compressor(torch.randn(2, 24, width), [2])
+    assert tokens.shape == (compressor.num_tokens(2), width)

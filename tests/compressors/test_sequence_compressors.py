@@ -1,0 +1,119 @@
+"""What the sequence compressors add: two samplings, per-frame runs, aggregation, checkpointing."""
+
+import pytest
+import torch
+
+from tstar.compressors import build_compressor
+
+SEQUENCE = ("bimamba", "mamba", "mambamia")
+GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    return build_compressor(name, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID, preset="tiny", **options).eval()
+
+
+def clip(num_frames, seed=0):
+    return torch.randn(num_frames, 24, D_VISION, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(name, first, second):
+    """Two compressors of one name with the same weights and different options."""
+    one, other = build(name, **first), build(name, **second)
+    other.load_state_dict(one.state_dict())
+    return one, other
+
+
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_per_frame_equals_the_whole_clip_at_one_frame(name):
+    whole, alone = pair(name, {"per_frame": False}, {"per_frame": True})
+    torch.testing.assert_close(whole(clip(1), [1]), alone(clip(1), [1]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_per_frame_sees_one_frame_and_the_whole_clip_sees_all(name):
+    whole, alone = pair(name, {"temporal_stride": 1}, {"per_frame": True})
+    x, changed = clip(5), clip(5)
+    changed[2] += 1.0
+
+    def moved(compressor):
+        difference = compressor(x, [5])[0] - compressor(changed, [5])[0]
+        return difference.abs().amax(-1).view(5, 4).amax(-1) > 0
+
+    assert moved(alone).tolist() == [False, False, True, False, False]
+    assert moved(whole).tolist() == [name != "mamba", name != "mamba", True, True, True]
+
+
+def test_a_causal_first_frame_is_the_same_per_frame():
+    whole, alone = pair("mamba", {"temporal_stride": 1}, {"per_frame": True})
+    torch.testing.assert_close(whole(clip(3), [3])[0][:4], alone(clip(3), [3])[0][:4])
+
+
+@pytest.mark.parametrize(("keep", "frames"), [("first", [0, 3, 6]), ("last", [2, 5, 7])])
+def test_secondary_sampling_keeps_frames_after_they_have_been_mixed(keep, frames):
+    every, some = pair("mambamia", {"temporal_stride": 1}, {"temporal_stride": 3, "keep": keep})
+    all_tokens = every(clip(8), [8])[0].view(8, 4, D_LANGUAGE)
+    torch.testing.assert_close(some(clip(8), [8])[0], all_tokens[frames].flatten(0, 1))
+
+
+def test_a_causal_query_sees_its_own_run_of_patches():
+    compressor = build("mamba", query_interval=6)
+    x, changed = clip(1), clip(1)
+    changed[0, 11] += 1.0  # last patch of the second run
+    moved = (compressor(x, [1])[0] - compressor(changed, [1])[0]).abs().amax(-1) > 0
+    assert moved.tolist() == [False, True, True, True]
+
+
+def test_mambamia_with_its_gate_shut_is_nearly_bimamba():
+    mambamia, bimamba = build("mambamia"), build("bimamba")
+    bimamba.load_state_dict(mambamia.state_dict(), strict=False)
+    for layer in mambamia.layers:
+        torch.nn.init.constant_(layer.gpa.gate_head.bias, -1e4)  # g = 0.01
+    with_gate, without = mambamia(clip(4), [4])[0], bimamba(clip(4), [4])[0]
+    assert 0 < (with_gate - without).abs().max() < 0.03 * without.abs().max()
+
+
+def test_writing_aggregates_back_adds_the_query_step_to_the_residual():
+    layer = build("mambamia", gpa_residual="write_back").layers[0]
+    x = torch.randn(1, 14, 64)
+    normed = layer.norm(x)
+    aggregated = layer.gpa(normed)
+    expected = x + layer.mixer(aggregated)
+    expected[:, [6, 13]] += (aggregated - normed)[:, [6, 13]]
+    torch.testing.assert_close(layer(x), expected)
+    layer.write_back = False
+    torch.testing.assert_close(layer(x), x + layer.mixer(aggregated))
+
+
+@pytest.mark.parametrize("options", [{}, {"per_frame": True}, {"input_norm": True}])
+def test_checkpointing_changes_no_gradient(options):
+    plain, checkpointed = pair("mambamia", options, options | {"gradient_checkpointing": True})
+    grads = []
+    for compressor in (plain, checkpointed):
+        torch.manual_seed(3)  # the aggregation's dropout
+        compressor.train()(clip(4), [3, 1])
+        torch.manual_seed(3)
+        tokens = torch.cat(compressor(clip(4), [3, 1]))
+        grads.append(torch.autograd.grad(tokens.square().sum(), list(compressor.parameters())))
+    torch.testing.assert_close(*grads)
+
+
+def test_the_query_starts_at_the_scale_of_its_norm():
+    assert 0.5 / 8 < build("bimamba").query.std() < 2 / 8  # D^-1/2, D = 64
+    assert 0.5 < build("bimamba", input_norm=True).query.std() < 2
+
+
+def test_depth_shrinks_the_output_projections():
+    shallow, deep = build("bimamba", num_layers=1), build("bimamba", num_layers=4)
+    largest = [compressor.layers[0].mixer.out_proj.weight.abs().max() for compressor in (shallow, deep)]
+    torch.testing.assert_close(largest[0] / largest[1], torch.tensor(2.0), rtol=0.02, atol=0)
+
+
+def test_the_residual_stream_stays_single_precision_under_autocast():
+    compressor, seen = build("mambamia"), []
+    for layer in compressor.layers:
+        layer.register_forward_hook(lambda _, inputs, output: seen.extend([inputs[0].dtype, output.dtype]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compressor(clip(2), [2])
+    assert set(seen) == {torch.float32}

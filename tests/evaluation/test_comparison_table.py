@@ -1,0 +1,108 @@
+"""The comparison table: rows, columns, mean, and that a miniature says so."""
+
+import io
+
+import pytest
+
+from tstar.errors import ConfigError
+from tstar.evaluation import score
+from tstar.evaluation.table import comparison_table
+
+
+def clips():
+    return {str(n): {"speed": [{"question": "Which?\nA. x\nB. y\nC. z", "answer": "A. x"}]} for n in range(8)}
+
+
+def tempcompass(name, right, **kwargs):
+    answers = {f"multi-choice:{n}:speed:0": "A" if n < right else "B" for n in range(8)}
+    return score(name, clips(), answers, **kwargs)
+
+
+def vnbench(name, right):
+    """Two groups of four; the first ``right`` tries answered rightly."""
+    rows, answers = [], {}
+    for n in range(8):
+        fields = {"video": f"./VNBench/{n // 4}_cnt_edit1.mp4", "type": "cnt_edit1", "try": n % 4, "question": "?"}
+        rows.append(fields | {"options": ["1", "2", "3", "4"], "gt": "1", "gt_option": "A"})
+        answers[f"{n // 4}_cnt_edit1_{n % 4}"] = "A" if n < right else "B"
+    return score(name, rows, answers)
+
+
+def miniature():
+    return {
+        "mini-vnbench": {"full": vnbench("mini-vnbench", 6), "blind": vnbench("mini-vnbench", 2)},
+        "mini-tempcompass": {
+            "single_frame": tempcompass("mini-tempcompass", 3),
+            "full": tempcompass("mini-tempcompass", 4),
+            "blind": tempcompass("mini-tempcompass", 1),
+        },
+    }
+
+
+def test_rows_columns_and_mean():
+    table = comparison_table(miniature())
+    assert table.columns == ("mini-vnbench independent", "mini-vnbench circular", "mini-tempcompass", "mean")
+    assert [label for label, _ in table.rows] == ["chance", "blind (question only)", "single frame", "model"]
+    values = {label: [entry.value for entry in entries] for label, entries in table.rows}
+    assert values["chance"] == pytest.approx([25, 100 / 256, 100 / 3, (25 + 100 / 3) / 2])
+    assert values["blind (question only)"] == pytest.approx([25, 0, 12.5, 18.75])
+    assert values["single frame"] == [None, None, 37.5, None]
+    assert values["model"] == pytest.approx([75, 50, 50, 62.5])  # the mean takes the independent score
+    intervals = {label: [entry.interval for entry in entries] for label, entries in table.rows}
+    low, high = intervals["model"][2]
+    assert 0 < low < 50 < high < 100
+    assert intervals["model"][3] is None
+    assert set(intervals["blind (question only)"]) == {None}
+
+
+def test_markdown_says_what_it_is():
+    text = comparison_table(miniature()).to_markdown()
+    lines = text.splitlines()
+    assert "miniature" in lines[0]
+    assert lines[2] == "|  | mini-vnbench independent | mini-vnbench circular | mini-tempcompass | mean |"
+    assert "| chance | 25.0 | 0.4 | 33.3 | 29.2 |" in lines
+    assert "| single frame | – | – | 37.5 | – |" in lines
+    assert any(line.startswith("| model | 75.0 [") and line.endswith("| 62.5 |") for line in lines)
+    assert (
+        "mini-vnbench: official rule, n = 8 questions in 2 clusters (answered 8, unparsed 0, failed 0, missing 0)"
+        in text
+    )
+    assert "95% interval" in text
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_rich_rendering_keeps_brackets_and_title():
+    from rich.console import Console
+
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(comparison_table(miniature()).to_rich())
+    assert "miniature" in stream.getvalue()
+    assert "50.0 [" in stream.getvalue()
+    assert "n = 8 questions" in stream.getvalue()
+
+
+def test_only_miniatures_are_called_so_and_absent_rows_are_left_out():
+    table = comparison_table({"tempcompass": {"full": tempcompass("tempcompass", 4)}})
+    assert "miniature" not in table.to_markdown()
+    assert [label for label, _ in table.rows] == ["chance", "model"]
+    both = {"tempcompass": {"full": tempcompass("tempcompass", 4)}} | miniature()
+    assert "miniature suites (mini-)" in comparison_table(both).title
+
+
+def test_other_rules_numbers_and_denominators_are_told():
+    full = tempcompass("tempcompass", 4)
+    table = comparison_table({"tempcompass": {"full": full, "blind": tempcompass("tempcompass", 1, rules="strict")}})
+    assert "tempcompass: official rule, n = 8" in table.notes[0]
+    assert "blind (question only): strict rule, n = 8" in table.notes[0]
+
+
+def test_unknown_suites_modes_and_swapped_reports_are_refused():
+    report = tempcompass("tempcompass", 4)
+    with pytest.raises(ConfigError, match="unknown benchmark 'tempcompas'; did you mean 'tempcompass'"):
+        comparison_table({"tempcompas": {"full": report}})
+    with pytest.raises(ConfigError, match="unknown mode 'single-frame' of tempcompass; did you mean 'single_frame'"):
+        comparison_table({"tempcompass": {"single-frame": report}})
+    with pytest.raises(ConfigError, match="the full report under mini-tempcompass is one of tempcompass"):
+        comparison_table({"mini-tempcompass": {"full": report}})
+    with pytest.raises(ConfigError, match="at least one suite"):
+        comparison_table({})

@@ -1,0 +1,153 @@
+"""The prediction store: resumes by its whole key, survives a killed writer, and takes verdicts whole or not at all."""
+
+import json
+
+import pytest
+
+from tstar.evaluation import get_benchmark, score
+from tstar.evaluation.prediction_store import FIELDS, PredictionStore, prompt_sha, write_scored
+
+
+def row(item_id="4_count:0", response="C)", **changes):
+    fields = {"id": item_id, "prompt_sha": "aa", "response": response, "model": "m1", "mode": "full"}
+    return fields | {"frames": {"count": 8, "sha": "ff"}, "visual_tokens": 12, "seconds": {"total": 0.5}} | changes
+
+
+KEY = {"prompt_sha": "aa", "model": "m1", "mode": "full", "frames": {"sha": "ff", "count": 8}}
+
+
+def test_a_row_is_on_disk_at_once_and_found_again_by_its_whole_key(tmp_path):
+    store = PredictionStore(tmp_path / "predictions" / "mlvu.jsonl")
+    assert store.rows() == []
+    store.append(row())
+    (line,) = store.path.read_text().splitlines()
+    assert list(json.loads(line)) == list(FIELDS)
+    again = PredictionStore(store.path)
+    for opened in (store, again):
+        assert opened.get("4_count:0", **KEY)["response"] == "C)"
+        for name, other in [("prompt_sha", "bb"), ("model", "m2"), ("mode", "blind"), ("frames", 8)]:
+            assert opened.get("4_count:0", **(KEY | {name: other})) is None
+        assert opened.get("4_count:1", **KEY) is None
+
+
+def test_the_last_line_of_a_key_wins_and_modes_live_side_by_side(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    for response in (None, "A)", "B)"):
+        store.append(row(response=response))
+    store.append(row(mode="blind", response="D)"))
+    again = PredictionStore(store.path)
+    assert again.repeated == store.repeated == 2
+    assert [entry["response"] for entry in again.rows()] == ["B)", "D)"]
+
+
+@pytest.mark.parametrize("keep", [1, 20, -1])  # bytes of the last line that the killed writer got out
+def test_a_truncated_last_line_is_counted_and_does_not_swallow_the_next(tmp_path, keep):
+    path = tmp_path / "x.jsonl"
+    store = PredictionStore(path)
+    store.append(row())
+    store.append(row("4_count:1", response="größer"))
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    path.write_bytes(whole[: start + keep] if keep > 0 else whole[:-2])
+    resumed = PredictionStore(path)
+    assert resumed.damaged == 1
+    assert [entry["id"] for entry in resumed.rows()] == ["4_count:0"]
+    resumed.append(row("4_count:1", response="B)"))
+    again = PredictionStore(path)
+    assert again.damaged == 1
+    assert [entry["response"] for entry in again.rows()] == ["C)", "B)"]
+
+
+def test_a_cut_inside_a_character_and_lines_that_are_no_rows_are_counted(tmp_path):
+    path = tmp_path / "x.jsonl"
+    PredictionStore(path).append(row())
+    with path.open("ab") as file:
+        file.write(b'{"id": "x"}\n[1, 2]\n3\n\n{"id": "gr\xc3')
+    store = PredictionStore(path)
+    assert store.damaged == 4
+    assert len(store.rows()) == 1
+
+
+def test_a_last_line_without_its_line_break_is_whole(tmp_path):
+    path = tmp_path / "x.jsonl"
+    PredictionStore(path).append(row())
+    path.write_bytes(path.read_bytes()[:-1])
+    store = PredictionStore(path)
+    store.append(row("4_count:1"))
+    assert [len(PredictionStore(path).rows()), store.damaged] == [2, 0]
+
+
+def test_odd_text_comes_back_as_it_was(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    odd = "B)\nline two\u2028 \x00 \ud83c größer"
+    store.append(row(response=odd))
+    assert PredictionStore(store.path).rows()[0]["response"] == odd
+
+
+def test_rows_without_a_key_or_with_an_unknown_mode_are_a_bug(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    with pytest.raises(AssertionError, match="a prediction needs"):
+        store.append({"id": "x"})
+    with pytest.raises(AssertionError, match="mode must be one of full, blind, single_frame, got 'half'"):
+        store.append(row(mode="half"))
+    assert not store.path.exists()
+
+
+def annotations():
+    question = {"video": "v.mp4", "question": "?", "candidates": ["1", "4", "2", "7"], "answer": "2"}
+    return {"4_count": [question] * 3}
+
+
+def test_verdicts_are_filled_in_where_item_and_response_agree(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    store.append(row(response="C)"))
+    store.append(row("4_count:1", response=None, error="cannot decode v.mp4"))
+    store.append(row(mode="blind", response="A)"))
+    report = score("mini-mlvu", annotations(), {"4_count:0": "C)", "4_count:1": None})
+    write_scored(store.path, report, store.rows())
+    scored = PredictionStore(store.path).rows()
+    assert [(r["extracted"], r["how"], r["correct"]) for r in scored] == [
+        ("C", "bracket", True),
+        (None, "failed", False),
+        (None, None, None),
+    ]
+    assert scored[0]["category"] == {"task": "count"}
+    assert scored[0]["seconds"] == {"total": 0.5}
+    blind = score("mini-mlvu", annotations(), {"4_count:0": "A)"})
+    write_scored(store.path, blind, scored)
+    assert [r["correct"] for r in PredictionStore(store.path).rows()] == [True, False, False]
+    assert list(tmp_path.iterdir()) == [store.path]
+
+
+def test_a_failed_rewrite_leaves_the_file_as_it_was(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    store.append(row())
+    before = store.path.read_bytes()
+    report = score("mlvu", annotations(), {})
+
+    def rows():
+        yield row()
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_scored(store.path, report, rows())
+    assert store.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [store.path]
+
+
+def test_a_store_is_scored_as_a_response_file_of_its_full_mode(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    store.append(row(response="A)"))
+    store.append(row(response="C)"))
+    store.append(row("4_count:1", response="C)", error="out of memory"))
+    store.append(row(mode="blind", response="B)"))
+    report = score("mlvu", annotations(), store.path)
+    assert [item.how for item in report.items] == ["bracket", "failed", "missing"]
+    assert report.aggregate["m_avg"] == pytest.approx(1 / 3)
+
+
+def test_the_prompt_hash_changes_with_every_text_the_model_is_given():
+    (item, *_) = get_benchmark("mlvu").load(annotations())
+    changed = [item.__class__(**(vars(item) | {name: "other"})) for name in ("system", "prompt", "prefill")]
+    assert len({prompt_sha(other) for other in [item, *changed]}) == 4
+    assert prompt_sha(item.__class__(**(vars(item) | {"id": "other"}))) == prompt_sha(item)

@@ -1,0 +1,160 @@
+"""Video-MME: phrases deleted one after the other, then the first capital; what is unanswered leaves the denominator."""
+
+import json
+import random
+
+import pytest
+
+from tstar.errors import DataError
+from tstar.evaluation import get_benchmark, score
+
+
+def record(number=417, question=2, **changes):
+    row = {
+        "video_id": f"{number:03d}",
+        "duration": "medium",
+        "domain": "Life Record",
+        "sub_category": "Food",
+        "url": "https://example.org",
+        "videoID": f"abc{number}",
+        "question_id": f"{number:03d}-{question}",
+        "task_type": "Counting Problem",
+        "question": "How many eggs are used?",
+        "options": ["A. Two.", "B. Three.", "C. Four.", "D. Six."],
+        "answer": "B",
+    }
+    return row | changes
+
+
+def test_an_item_has_the_official_prompt(tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps(record()) + "\n\n" + json.dumps(record(418)) + "\n")
+    item = get_benchmark("videomme").load(tmp_path)[0]
+    assert (item.id, item.media, item.answer, item.cluster) == ("417-2", "data/abc417.mp4", "B", "417")
+    assert item.options == ("Two.", "Three.", "Four.", "Six.")
+    assert item.prompt == (
+        "Select the best answer to the following multiple-choice question based on the video. "
+        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
+        "How many eggs are used?\nA. Two.\nB. Three.\nC. Four.\nD. Six.\nThe best answer is:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("B", "B"),
+        (" B. Three.", "B"),
+        ("The best answer is: C", "C"),
+        ("The correct answer is D", "D"),
+        ("Answer: C", "C"),
+        ("Option: D", "D"),
+        ("Best answer: C", "B"),  # the list's missing comma
+        ("Based on the video, C", "B"),
+        ("As shown, D", "A"),
+        ("the answer is b", None),
+        ("", None),
+        ("one two three four five six seven eight nine ten eleven", None),
+        ("The correct option", None),
+        ("The best option is C", "C"),
+        ("The Answer: B", "B"),
+    ],
+)
+def test_official_reading_of_a_letter(response, letter):
+    report = score("videomme", [record()], {"417-2": response})
+    assert report.items[0].extracted == letter
+    assert report.aggregate["answered"] == float(letter is not None)
+    assert report.aggregate["accuracy"] == float(letter == "B")
+
+
+def test_unanswered_questions_leave_the_official_denominator_only():
+    rows = [record(1, n) for n in range(1, 7)]
+    answers = {"001-1": "B", "001-2": "C", "001-3": "", "001-4": None, "001-5": "B"}
+    official, strict = (score("videomme", rows, answers, rules=rules) for rules in ("official", "strict"))
+    assert official.aggregate["accuracy"] == 2 / 3
+    assert official.aggregate["accuracy_all"] == 2 / 6
+    assert official.aggregate["medium"] == official.aggregate["domain/Life Record"] == 2 / 3
+    assert official.counts == {"n": 6, "answered": 3, "unparsed": 1, "failed": 1, "missing": 1}
+    assert strict.aggregate["accuracy"] == strict.aggregate["accuracy_all"] == strict.aggregate["medium"] == 2 / 6
+    assert official.chance == {"accuracy": 0.25, "accuracy_all": 0.25}
+
+
+def test_nothing_answered_is_zero_and_not_a_crash():
+    report = score("videomme", [record()], {})
+    assert report.aggregate["accuracy"] == 0.0
+    assert "accuracy" not in report.intervals
+    assert report.intervals["accuracy_all"] == (0.0, 0.0)
+
+
+def test_category_accuracies_equal_a_plain_loop():
+    draw = random.Random(8)
+    rows, answers = [], {}
+    for number in range(1, 41):
+        for question in range(1, 4):
+            names = {
+                "duration": draw.choice(["short", "medium", "long"]),
+                "domain": draw.choice(["Knowledge", "Film & Television"]),
+            }
+            names |= {
+                "sub_category": draw.choice("uvw"),
+                "task_type": draw.choice(["OCR Problems", "Spatial Perception"]),
+            }
+            rows.append(record(number, question, answer=draw.choice("ABCD"), **names))
+            answers[rows[-1]["question_id"]] = draw.choice(["A", "B", "the answer is C", "nothing", None])
+    report = score("videomme", rows, answers)
+    letters = {"A": "A", "B": "B", "the answer is C": "C", "nothing": None, None: None}
+    for fieldname, prefix in [
+        ("duration", ""),
+        ("domain", "domain/"),
+        ("sub_category", "sub_category/"),
+        ("task_type", "task_type/"),
+    ]:
+        for value in {row[fieldname] for row in rows}:
+            said = [(letters[answers[r["question_id"]]], r["answer"]) for r in rows if r[fieldname] == value]
+            answered = [letter == wanted for letter, wanted in said if letter]
+            assert report.aggregate[prefix + value] == pytest.approx(sum(answered) / len(answered))
+
+
+def test_the_official_result_layout_is_read_without_flagged_videos(tmp_path):
+    rows = [record(number, question) for number in (1, 2) for question in (1, 2, 3)]
+    videos = []
+    for number in (1, 2):
+        own = [row for row in rows if row["video_id"] == f"{number:03d}"]
+        questions = [{"question_id": row["question_id"], "response": "The best answer is B."} for row in own]
+        videos.append(
+            {"video_id": f"{number:03d}", "duration": "medium", "missing": number == 2, "questions": questions}
+        )
+    del videos[0]["questions"][2]["response"]
+    videos[0]["questions"][1]["response"] = None
+    path = tmp_path / "output.json"
+    path.write_text(json.dumps(videos, indent=1))
+    report = score("videomme", rows, path)
+    assert report.counts == {"n": 6, "answered": 1, "unparsed": 0, "failed": 1, "missing": 4}
+    assert report.aggregate["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": ["Two.", "B. Three."]}, "field 'options' must start with their letters, got 'Two.' for A"),
+        ({"answer": "b"}, "field 'answer' must be one of A, B, C, D, got 'b'"),
+        ({"duration": "brief"}, "field 'duration' must be one of short, medium, long"),
+    ],
+)
+def test_a_bad_row_is_named(changes, message, tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text(f"{json.dumps(record(1))}\n{json.dumps(record(2) | changes)}\n")
+    with pytest.raises(DataError, match=rf"row 1: {message}"):
+        get_benchmark("videomme").load(path)
+
+
+def test_parquet_is_read_or_its_remedy_told(tmp_path):
+    path = tmp_path / "test-00000-of-00001.parquet"
+    path.write_bytes(b"")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        with pytest.raises(DataError, match="pip install pyarrow"):
+            get_benchmark("videomme").load(tmp_path)
+        return
+    pq.write_table(pa.Table.from_pylist([record()]), path)
+    assert get_benchmark("videomme").load(tmp_path)[0].options[1] == "Three."

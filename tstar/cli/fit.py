@@ -1,0 +1,211 @@
+"""``tstar fit``: the stages of a recipe one after the other in one process, each resumable, then the benchmarks."""
+
+import argparse
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tstar.cli.recipe import Recipe, RunConfig, read_recipe
+from tstar.cli.run_folder import RunFolder, StageFolder, locate_run
+from tstar.errors import ConfigError
+
+
+def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
+    """Train; returns the exit status: 0, or 128 + signal after a stop on request."""
+    recipe = read_recipe([Path(p) for p in arguments.config], settings, arguments.name)
+    for warning in recipe.warnings:
+        say(f"warning: {warning}")
+    if arguments.print_config:
+        import yaml
+
+        print(yaml.safe_dump(recipe.as_yaml(), sort_keys=False), end="")
+        return 0
+    place, wanted = Path(arguments.runs) / recipe.name, None
+    if arguments.ckpt is not None:
+        place, wanted = (
+            locate_run(Path(arguments.ckpt) if arguments.ckpt else Path(), place) if arguments.ckpt else (place, None)
+        )
+    folder = RunFolder(place, recipe)
+    if wanted is not None and not any(
+        wanted.resolve().parent == s.checkpoints.resolve() for s in folder.stages.values()
+    ):
+        raise ConfigError(
+            f"--ckpt: {wanted} belongs to no stage of this recipe ({', '.join(recipe.stages)}); "
+            "to start from another run's weights use model.init_args.init_from"
+        )
+    check_files(recipe)
+    if is_first_process():
+        folder.open(resume=arguments.ckpt is not None, overwrite=arguments.overwrite)
+    begun = time.monotonic()
+    for name in recipe.stages:
+        status = run_stage(folder, name, wanted)
+        if status:
+            return status
+    last = list(folder.stages.values())[-1]
+    if not is_first_process():
+        return 0
+    facts = {"seconds": round(time.monotonic() - begun, 1), "peak_memory_mib": peak_memory_mib()}
+    folder.write_card(facts)
+    folder.event("trained", **facts)
+    if recipe.evaluation.get("benchmarks"):
+        from tstar.cli.validate import evaluate_checkpoint
+
+        evaluate_checkpoint(last.last, out=folder.path)
+    say_written(folder, time.monotonic() - begun)
+    return 0
+
+
+def check_files(recipe: Recipe) -> None:
+    """Find out now, not after an hour, that a later stage's shards or a suite are missing."""
+    from tstar.data.shard_index import ShardSet
+
+    for name, config in recipe.stages.items():
+        data = config.get("data") or {}
+        if not data.get("shards"):
+            raise ConfigError(f"stage {name} has no data.shards; name the folders that `tstar shard` wrote")
+        for key in ("shards", "val_shards"):
+            if data.get(key):
+                ShardSet(data[key], skip_damaged=data.get("damaged_shards") == "skip")
+    for suite, path in (recipe.evaluation.get("benchmarks") or {}).items():
+        if not Path(path).exists():
+            raise ConfigError(
+                f"no suite in {path} (evaluation.benchmarks.{suite}); `tstar miniature` makes the miniature's"
+            )
+
+
+def run_stage(folder: RunFolder, name: str, wanted: Path | None) -> int:
+    """Train one stage to its end, or go on with it; 0, or the exit status after a stop on request."""
+    record = folder.check_done(name)
+    number = f"[{list(folder.stages).index(name) + 1}/{len(folder.stages)}]"
+    if record:
+        say(f"{number} {name}: finished before ({record['steps']} steps)")
+        return 0
+    config = folder.resolve_init(folder.recipe.stages[name])
+    own = folder.stages[name]
+    own.path.mkdir(parents=True, exist_ok=True)
+    checkpoint, passed_over = folder.resume_from(name, wanted)
+    for sentence in passed_over:
+        say(f"warning: {sentence}; an older checkpoint is used")
+    start = f", going on from {checkpoint}" if checkpoint else ""
+    say(f"{number} {name}: {config['model']['class_path']}{start}")
+    return train_stage(folder, name, config, checkpoint)
+
+
+def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint: Path | None) -> int:
+    """Build a stage, fit it, export its weights and mark it as complete."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from tstar.cli.stage_cli import build_stage
+    from tstar.evaluation.callbacks import BenchmarkEvaluation
+    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.stages.callbacks import GracefulStop, SkippedSamples, progress, resume_checkpoints, skipped_summary
+    from tstar.stages.metrics_log import MetricsLog
+
+    own, settings = folder.stages[name], RunConfig(**(config.get("run") or {}))
+    stop = GracefulStop(own.checkpoints)
+    skipped = own.path / "skipped.jsonl"
+    callbacks = [
+        SkippedSamples(skipped, settings.max_bad_fraction),
+        progress(name, settings.progress_every_n_steps),
+        stop,
+        resume_checkpoints(own.checkpoints, settings.checkpoint_every_n_steps),
+    ]
+    if folder.recipe.evaluation.get("benchmarks"):
+        callbacks.insert(0, BenchmarkEvaluation(EvaluationConfig(**folder.recipe.evaluation), own.path))
+    loggers = [MetricsLog(own.path), TensorBoardLogger(own.path, name="tb", version="")]
+    begun = time.monotonic()
+    cli = build_stage(config, own.path, loggers=loggers, callbacks=callbacks, bar=sys.stderr.isatty())
+    stage, trainer, data = cli.model, cli.trainer, cli.datamodule
+    assert data is not None
+    stage.recipe = {**config, "evaluation": folder.recipe.evaluation, "name": folder.recipe.name, "stage": name}
+    describe(stage, data)
+    trainer.fit(stage, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
+    for note in stage.notes:
+        say(f"note: {note}")
+    for line in [*data.damaged, *skipped_summary(skipped)]:
+        say(f"warning: {line}")
+    if stop.received is not None:
+        return stopped(folder, name, stop, trainer)
+    trainer.save_checkpoint(own.last)
+    if trainer.is_global_zero:
+        complete(folder, name, cli, time.monotonic() - begun)
+    trainer.strategy.barrier("stage complete")
+    return 0
+
+
+def complete(folder: RunFolder, name: str, cli: Any, seconds: float) -> None:
+    """Export a trained stage's weights and mark it as complete."""
+    from tstar.stages.weights import export_weights
+
+    own, stage, trainer = folder.stages[name], cli.model, cli.trainer
+    digest = export_weights(stage.lmm, own.weights, stage.descriptions)
+    own.finish(
+        folder.recipe.stages[name],
+        steps=trainer.global_step,
+        seconds=round(seconds, 1),
+        weights_sha256=digest,
+        shards=cli.datamodule.train_source.shards.digest,
+        seed=folder.recipe.stages[name].get("seed_everything", 0),
+        parameters_trained=sum(p.numel() for p in stage.parameters() if p.requires_grad),
+    )
+    folder.event("stage finished", stage=name, steps=trainer.global_step)
+
+
+def stopped(folder: RunFolder, name: str, stop: Any, trainer: Any) -> int:
+    """Say how to go on after a signal."""
+    say(
+        f"stopped by {stop.received.name} in stage {name} at step {trainer.global_step}, saved as {stop.saved}; "
+        f"the same command with --ckpt {folder.path} goes on"
+    )
+    folder.event("stopped", stage=name, signal=stop.received.name, step=trainer.global_step)
+    return 128 + int(stop.received)
+
+
+def describe(stage: Any, data: Any) -> None:
+    """One line: what learns, from how much, at what visual cost."""
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in stage.parameters()) - trained
+    mixer = stage.lmm.compressor
+    spec = stage.descriptions["compressor"]["name"]
+    say(
+        f"      {trained / 1e6:.2f}M parameters learn ({', '.join(sorted(stage.trains))}), {frozen / 1e6:.2f}M frozen; "
+        f"{len(data.train_source)} samples; {spec}: {mixer.num_tokens(1)} visual tokens a picture, "
+        f"{mixer.num_tokens(16)} for 16 frames"
+    )
+
+
+def say_written(folder: RunFolder, seconds: float) -> None:
+    """Where everything is."""
+    last: StageFolder = list(folder.stages.values())[-1]
+    say(f"\ndone in {seconds / 60:.1f} min, peak memory {peak_memory_mib() / 1024:.1f} GiB; written:")
+    for label, path in (
+        ("report", folder.path / "report.md"),
+        ("predictions", folder.path / "predictions"),
+        ("checkpoint", last.last),
+        ("weights", last.weights),
+        ("metrics", last.path / "metrics.csv"),
+        ("TensorBoard", folder.path),
+        ("run card", folder.path / "run_card.json"),
+    ):
+        if path.exists():
+            say(f"  {label:<12} {path}")
+    say(f"evaluate it again: tstar validate --ckpt {last.last}")
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and speaks; launchers tell the others by these variables."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def say(text: str) -> None:
+    """A line for the user, at once, from the first process only."""
+    if is_first_process():
+        print(text, flush=True)

@@ -1,0 +1,212 @@
+"""The command ``tstar``: what was typed, to the room that does it. Nothing heavy is imported before it is needed."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from tstar.errors import ConfigError, DataError, suggest
+
+USER_MISTAKE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one clear line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(USER_MISTAKE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 on a user's mistake, 128 + n after signal n. A bug shows its traceback."""
+    arguments, rest = _parse(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return _dispatch(arguments, rest)
+    except (ConfigError, DataError) as error:
+        print(f"tstar: error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print("tstar: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
+    if arguments.command == "fit":
+        from tstar.cli import fit
+
+        return fit.run(arguments, _settings(rest))
+    if arguments.command == "validate":
+        from tstar.cli import validate
+
+        return validate.run(arguments, _settings(rest))
+    if arguments.command == "shard":
+        from tstar.cli import shard
+
+        return shard.run(arguments)
+    if arguments.command == "score":
+        from tstar.cli import score
+
+        return score.run(arguments)
+    from tstar.cli import miniature
+
+    return miniature.run(arguments)
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = Parser(prog="tstar", description="Train, compare, measure and use video-token compressors.")
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _add_fit(commands)
+    _add_validate(commands)
+    _add_shard(commands)
+    _add_miniature(commands)
+    _add_score(commands)
+    known = list(commands.choices)
+    first = next((a for a in argv if not a.startswith("-")), None)
+    if first is not None and first not in known and argv[0] == first:
+        parser.error(f"unknown command '{first}'{suggest(first, known)}")
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.version:
+        from tstar import __version__
+
+        print(f"tstar {__version__}")
+        raise SystemExit(0)
+    if arguments.command is None:
+        parser.print_help()
+        raise SystemExit(USER_MISTAKE)
+    if rest and arguments.command not in ("fit", "validate"):
+        commands.choices[arguments.command].error(f"unknown argument {rest[0]}")
+    return arguments, rest
+
+
+SETTINGS_HELP = """settings:
+  Any setting of the recipe can be given as --section.key VALUE and wins over the files, for all stages or for one:
+    --data.batch_size 4   --trainer.max_epochs 2   --model.init_args.compressor.name avg_pool
+    --stages.align.trainer.max_epochs 3   --evaluation.max_frames 32
+  Sections: model, data, trainer (Lightning's Trainer), run, evaluation, seed_everything. --print_config shows them all resolved.
+"""
+
+
+def _add_fit(commands: "argparse._SubParsersAction[Parser]") -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="train the stages of a recipe, then run its benchmarks",
+        description="Train the stages of a recipe one after the other, then run its benchmarks and print the table.",
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fit.add_argument(
+        "--config", action="append", required=True, metavar="FILE", help="a recipe, then any overlays; later files win"
+    )
+    fit.add_argument("--name", help="name of the run; default the recipe's")
+    fit.add_argument("--runs", default="runs", metavar="DIR", help="folder of all runs (default: runs)")
+    fit.add_argument(
+        "--ckpt",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="go on with a run: its folder, a stage's folder or a checkpoint; without PATH the run of this name",
+    )
+    fit.add_argument("--overwrite", action="store_true", help="delete an earlier run of this name and start over")
+    fit.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+
+
+def _add_validate(commands: "argparse._SubParsersAction[Parser]") -> None:
+    validate = commands.add_parser(
+        "validate",
+        help="run the benchmarks on a checkpoint",
+        description="Run benchmarks on a checkpoint, which knows its own recipe, and print the table with its baselines.",
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    validate.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, or the folder of a stage or run")
+    validate.add_argument("--benchmarks", metavar="A,B", help="only these suites of the recipe")
+    validate.add_argument("--max-frames", type=int, metavar="N", help="frames of one video, also more than in training")
+    validate.add_argument("--rules", choices=("official", "strict"), help="whose scoring rules")
+    validate.add_argument("--limit", type=int, metavar="N", help="about so many questions of each suite")
+    validate.add_argument(
+        "--no-baselines", action="store_true", help="leave out the blind and the single-frame baseline"
+    )
+    validate.add_argument("--out", metavar="DIR", help="folder for predictions and report; default the run's")
+    validate.add_argument("--json", action="store_true", help="print the table as JSON and nothing else")
+
+
+def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
+    from tstar.data.sharding_settings import ShardSettings
+
+    shard = commands.add_parser(
+        "shard",
+        help="turn annotation files and media into tar shards",
+        description="Decode every video once and write its sampled frames with the conversations into WebDataset tars. A killed "
+        "call goes on where it stopped when it is given again.",
+    )
+    shard.add_argument("source", nargs="+", help="annotation files in the LLaVA form, .json or .jsonl")
+    shard.add_argument("--out", required=True, metavar="DIR", help="folder of the shards")
+    shard.add_argument(
+        "--media-root", metavar="DIR", help="folder the media paths start from; default the first source's"
+    )
+    shard.add_argument("--workers", type=int, metavar="N", help="processes; default one a core")
+    shard.add_argument("--json", action="store_true", help="print the summary as JSON")
+    for setting in dataclasses.fields(ShardSettings):
+        kind = type(setting.default)
+        text = ShardSettings.HELP[setting.name]
+        shard.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            type=kind,
+            default=setting.default,
+            help=f"{text} (default: %(default)s)",
+        )
+
+
+def _add_miniature(commands: "argparse._SubParsersAction[Parser]") -> None:
+    miniature = commands.add_parser(
+        "miniature",
+        help="generate the miniature world, its shards and its small frozen models",
+        description="Generate the miniature world: videos and pictures with ground truth, training sets as shards, four "
+        "evaluation suites, and the small frozen encoder and language model. What is there already is kept.",
+    )
+    miniature.add_argument(
+        "--out", default="data_shards/miniature", metavar="DIR", help="folder (default: %(default)s)"
+    )
+    miniature.add_argument("--scale", choices=("default", "tiny"), default="default", help="size; tiny is for trials")
+    miniature.add_argument("--seed", type=int, help="of everything in it (default: 0)")
+    miniature.add_argument("--haystack-dir", metavar="DIR", help="your own videos as haystacks of mini-vnbench")
+    miniature.add_argument("--workers", type=int, metavar="N", help="processes; default one a core")
+    miniature.add_argument("--json", action="store_true", help="print a summary as JSON")
+
+
+def _add_score(commands: "argparse._SubParsersAction[Parser]") -> None:
+    score = commands.add_parser(
+        "score",
+        help="score stored responses of a benchmark; no model needed",
+        description="Score a file of responses against a benchmark's annotations.",
+    )
+    score.add_argument("benchmark", help="vnbench, mlvu, videomme, tempcompass, or a mini- suite")
+    score.add_argument("--annotations", required=True, metavar="PATH", help="official file, or the folder of several")
+    score.add_argument("--responses", required=True, metavar="FILE", help='JSON Lines of {"id", "response"}')
+    score.add_argument("--rules", default="official", choices=("official", "strict"), help="default: official")
+    score.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def _settings(rest: list[str]) -> list[tuple[str, str]]:
+    """``--key value`` and ``--key=value`` pairs that argparse does not know."""
+    pairs = []
+    words = iter(rest)
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(f"unexpected argument '{word}'; settings are given as --section.key VALUE")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = next(words, "")
+            if not value:
+                raise ConfigError(f"--{key} has no value; settings are given as --section.key VALUE")
+        pairs.append((key, value))
+    return pairs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

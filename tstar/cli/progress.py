@@ -1,0 +1,44 @@
+"""Progress of long commands: a bar on a terminal, now and then a line elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Update = Callable[[int, int], None]
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def bar(title: str, unit: str, *, quiet: bool = False) -> Iterator[Update]:
+    """A function to call with (done, total), shown while the block runs."""
+    if quiet:
+        yield lambda done, total: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(title, unit)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _lines(title: str, unit: str) -> Update:
+    said = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES and done < total:
+            said = time.monotonic()
+            print(f"{title}: {done}/{total} {unit}", file=sys.stderr, flush=True)
+
+    return update

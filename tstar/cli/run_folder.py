@@ -1,0 +1,181 @@
+"""A run's folder: what is in it, what is finished, and where to go on.
+
+``runs/<name>/<k>-<stage>/`` holds checkpoints, metrics and the exported weights of each stage; predictions, reports and the run
+card lie beside them.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tstar.cli.recipe import Recipe
+from tstar.errors import ConfigError, DataError
+from tstar.stages.checkpoint_io import newest_verified, write_atomically
+from tstar.stages.weights import file_digest
+
+PACKAGES = (
+    "tstar",
+    "torch",
+    "lightning",
+    "transformers",
+    "open_clip_torch",
+    "jsonargparse",
+    "webdataset",
+    "decord",
+    "av",
+)
+TRAINED_BY = ("seed_everything", "model", "data", "trainer")
+"""Sections that decide what a stage trains; the others may change on a resume."""
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage's part of a run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint written when the stage is complete."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    def done(self) -> dict[str, Any] | None:
+        """The completion record, if the stage is complete and its weights are what the record says."""
+        path = self.path / "done.json"
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text())
+        if not self.weights.is_file() or file_digest(self.weights) != record["weights_sha256"]:
+            raise DataError(
+                f"{self.weights} is not what {path} says it should be; delete {path} to train the stage again"
+            )
+        return record
+
+    def finish(self, config: dict[str, Any], **more: Any) -> None:
+        """Mark the stage as complete."""
+        record = {"config_sha256": config_digest(config), **more}
+        write_atomically(self.path / "done.json", json.dumps(record, indent=1))
+
+
+class RunFolder:
+    """The folder of one run of a recipe."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+        self.stages = {name: StageFolder(path / f"{k}-{name}") for k, name in enumerate(recipe.stages, 1)}
+
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """Prepare for a start; refuses to touch an existing run unless told what to do with it."""
+        if resume and not self.path.is_dir():
+            raise ConfigError(f"--ckpt: there is no run in {self.path} to go on with; leave --ckpt out to start one")
+        if self.path.exists() and any(self.path.iterdir()):
+            if overwrite:
+                if not (self.path / "config.yaml").is_file():
+                    raise ConfigError(
+                        f"--overwrite: {self.path} does not look like a run (no config.yaml); delete it yourself"
+                    )
+                shutil.rmtree(self.path)
+            elif not resume:
+                raise ConfigError(
+                    f"{self.path} holds a run already; go on with it by --ckpt, start over by --overwrite, or choose another --name"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._record_start()
+
+    def _record_start(self) -> None:
+        text = yaml.safe_dump(self.recipe.as_yaml(), sort_keys=False)
+        starts = len(list(self.path.glob("config.*.yaml")))
+        write_atomically(self.path / f"config.{starts + 1}.yaml", text)
+        write_atomically(self.path / "config.yaml", text)
+        self.event("start", command=" ".join(sys.argv), pid=os.getpid())
+
+    def event(self, what: str, **more: Any) -> None:
+        """Append a line to ``events.jsonl``: starts, stops, and why."""
+        with (self.path / "events.jsonl").open("a") as stream:
+            stream.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": what, **more}) + "\n")
+
+    def check_done(self, name: str) -> dict[str, Any] | None:
+        """The completion record of a stage; refuses one that was trained under other settings."""
+        record = self.stages[name].done()
+        if record and record["config_sha256"] != config_digest(self.recipe.stages[name]):
+            raise ConfigError(
+                f"stage {name} of {self.path} was finished with other settings (see config.1.yaml there); "
+                "restore them, choose another --name, or start over by --overwrite"
+            )
+        return record
+
+    def resume_from(self, name: str, wanted: Path | None) -> tuple[Path | None, list[str]]:
+        """The checkpoint an unfinished stage goes on from, and sentences about newer ones that cannot be used."""
+        folder = self.stages[name].checkpoints
+        if wanted is not None and wanted.resolve().parent == folder.resolve():
+            return wanted, []
+        return newest_verified(folder)
+
+    def resolve_init(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config with stage names in ``init_from`` replaced by the weights files they left."""
+        arguments = config["model"].get("init_args") or {}
+        sources = dict(arguments.get("init_from") or {})
+        for part, source in sources.items():
+            if source in self.stages:
+                sources[part] = str(self.stages[source].weights)
+        return {**config, "model": {**config["model"], "init_args": {**arguments, "init_from": sources or None}}}
+
+    def write_card(self, facts: dict[str, Any]) -> None:
+        """``run_card.json``: what ran, with which versions, from and to which files."""
+        card = {
+            "name": self.recipe.name,
+            "stages": {name: folder.done() for name, folder in self.stages.items()},
+            "packages": package_versions(),
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            **facts,
+        }
+        write_atomically(self.path / "run_card.json", json.dumps(card, indent=1))
+
+
+def locate_run(ckpt: Path, default: Path) -> tuple[Path, Path | None]:
+    """What ``--ckpt PATH`` means: a run's folder, and the checkpoint file if it names one."""
+    if str(ckpt) == "":
+        return default, None
+    if ckpt.is_file():
+        return ckpt.parent.parent.parent, ckpt
+    if (ckpt / "checkpoints").is_dir():
+        return ckpt.parent, None
+    if (ckpt / "config.yaml").is_file():
+        return ckpt, None
+    raise DataError(f"--ckpt: {ckpt} is neither a checkpoint nor a run's folder")
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """Hash of what decides a stage's training."""
+    decisive = {key: config.get(key) for key in TRAINED_BY}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,92 @@
+"""Compressors: patch tokens of clips to visual tokens. One table from names to settings."""
+
+import dataclasses
+from typing import Any
+
+from tstar.compressors.base import Compressor, CompressorConfig
+from tstar.compressors.mambamia import BiMambaConfig, MambaConfig, MambaMiaConfig
+from tstar.compressors.pooling import AveragePoolingConfig
+from tstar.compressors.uncompressed import UncompressedConfig
+from tstar.errors import ConfigError, suggest
+
+__all__ = [
+    "COMPRESSORS",
+    "Compressor",
+    "CompressorConfig",
+    "build_compressor",
+    "compressor_config",
+    "compressor_options",
+    "list_compressors",
+]
+
+COMPRESSORS: dict[str, type[CompressorConfig]] = {
+    "avg_pool": AveragePoolingConfig,
+    "bimamba": BiMambaConfig,
+    "mamba": MambaConfig,
+    "mambamia": MambaMiaConfig,
+    "none": UncompressedConfig,
+}
+"""Settings of every compressor by name."""
+
+_GIVEN = ("d_vision", "d_language", "grid")
+
+
+def list_compressors() -> list[str]:
+    """Names that :func:`build_compressor` knows, sorted."""
+    return sorted(COMPRESSORS)
+
+
+def compressor_options(name: str, preset: str = "paper") -> dict[str, Any]:
+    """Options of a compressor and their values in a preset.
+
+    Raises:
+        ConfigError: unknown name or preset.
+    """
+    config_class = _config_class(name)
+    fields = [f for f in dataclasses.fields(config_class) if f.init and f.name not in _GIVEN]
+    return {f.name: f.default for f in fields} | _preset(config_class, preset)
+
+
+def compressor_config(
+    name: str, *, d_vision: int, d_language: int, grid: tuple[int, int], preset: str = "paper", **options: Any
+) -> CompressorConfig:
+    """Checked settings of a compressor; arguments and errors as in :func:`build_compressor`."""
+    known = compressor_options(name, preset)
+    for option in options:
+        if option not in known:
+            hint = suggest(option, known) if known else "; it has no options"
+            raise ConfigError(f"unknown option compressor.{option} of compressor '{name}'{hint}")
+    return COMPRESSORS[name](d_vision=d_vision, d_language=d_language, grid=grid, **(known | options))
+
+
+def build_compressor(
+    name: str, *, d_vision: int, d_language: int, grid: tuple[int, int], preset: str = "paper", **options: Any
+) -> Compressor:
+    """A compressor with fresh weights.
+
+    Args:
+        name: one of :func:`list_compressors`.
+        d_vision: width of a patch token.
+        d_language: width of a visual token.
+        grid: rows and columns of a frame's patch tokens.
+        preset: scale that gives the options their values: ``paper``, ``miniature`` or ``tiny`` (for tests).
+        options: values that win over the preset's; :func:`compressor_options` lists them.
+
+    Raises:
+        ConfigError: unknown name, preset or option, or a value that cannot work.
+    """
+    return compressor_config(
+        name, d_vision=d_vision, d_language=d_language, grid=grid, preset=preset, **options
+    ).build()
+
+
+def _config_class(name: str) -> type[CompressorConfig]:
+    if name not in COMPRESSORS:
+        raise ConfigError(f"unknown compressor '{name}'{suggest(name, COMPRESSORS)}")
+    return COMPRESSORS[name]
+
+
+def _preset(config_class: type[CompressorConfig], preset: str) -> dict[str, Any]:
+    if preset not in config_class.PRESETS:
+        raise ConfigError(f"unknown compressor.preset '{preset}'{suggest(preset, config_class.PRESETS)}")
+    return dict(config_class.PRESETS[preset])

@@ -1,0 +1,126 @@
+"""What every compressor is: settings that check themselves, and a module from patch tokens to visual tokens.
+
+Letters: M frames of a clip, N = h * w patch tokens per frame, T visual tokens of a clip.
+"""
+
+import dataclasses
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from tstar.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressorConfig(ABC):
+    """Settings of a compressor. A subclass adds its options and says what :meth:`build` makes of them."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "miniature": {}, "tiny": {}}
+    """Options by the name of a scale; an option that is given explicitly wins over its preset."""
+
+    d_vision: int
+    """Width of a patch token."""
+    d_language: int
+    """Width of a visual token: that of the language model's embeddings."""
+    grid: tuple[int, int]
+    """Rows and columns of a frame's patch tokens, in raster order."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _checked(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+        for name in ("d_vision", "d_language"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+        require(min(self.grid) > 0, "grid", self.grid, "two positive whole numbers, rows and columns")
+
+    @property
+    def num_patches(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    @abstractmethod
+    def build(self) -> "Compressor":
+        """A compressor with these settings and fresh weights."""
+
+
+class Compressor(nn.Module, ABC):
+    """Turns the patch tokens of each clip of a batch into visual tokens."""
+
+    config: CompressorConfig
+
+    def __init__(self, config: CompressorConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def num_tokens(self, num_frames: int) -> int:
+        """Visual tokens that a clip of ``num_frames`` becomes, known without running it."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """Compress every clip of a batch; no clip's result depends on the others.
+
+        Args:
+            features: patch tokens of all clips end to end, [sum(M), N, d_vision].
+            frame_counts: M of each clip; 1 for an image, 0 for a sample without any.
+
+        Returns:
+            Visual tokens of each clip, [num_tokens(M), d_language], in order of time, then in raster order.
+
+        Raises:
+            ValueError: ``features`` does not fit ``frame_counts`` or the settings.
+        """
+
+    def check_input(self, features: Tensor, frame_counts: list[int]) -> None:
+        """Raise ValueError unless ``features`` is [sum(frame_counts), N, d_vision]."""
+        expected = [sum(frame_counts), self.config.num_patches, self.config.d_vision]
+        if list(features.shape) != expected or min(frame_counts, default=0) < 0:
+            raise ValueError(
+                f"{type(self).__name__}: features must be [sum(frame_counts), N, d_vision] = {expected}, "
+                f"got {list(features.shape)} with frame_counts {frame_counts}"
+            )
+
+
+def require(holds: bool, option: str, value: object, legal: str) -> None:
+    """Raise :class:`ConfigError` about ``compressor.<option>`` unless ``holds``."""
+    if not holds:
+        raise ConfigError(f"compressor.{option} must be {legal}, got {value!r}")
+
+
+def _checked(option: str, value: Any, annotation: Any) -> Any:
+    """``value`` as the annotated type, or a ConfigError; a list serves as a tuple, a whole number as a float."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):  # only ever "X | None" here
+        if value is None:
+            return None
+        (annotation,) = (part for part in arguments if part is not type(None))
+        return _checked(option, value, annotation)
+    if origin is Literal:
+        if value not in arguments:
+            hint = suggest(value, arguments) if isinstance(value, str) else f" (known: {', '.join(arguments)})"
+            raise ConfigError(f"compressor.{option} cannot be {value!r}{hint}")
+        return value
+    if origin is tuple:
+        fits = isinstance(value, list | tuple) and len(value) == len(arguments) and all(map(_is_int, value))
+        require(fits, option, value, f"{len(arguments)} whole numbers")
+        return tuple(value)
+    if annotation is float:
+        require(_is_int(value) or isinstance(value, float), option, value, "a number")
+        return float(value)
+    if annotation is int:
+        require(_is_int(value), option, value, "a whole number")
+    elif annotation is bool:
+        require(isinstance(value, bool), option, value, "true or false")
+    else:
+        raise AssertionError(f"option {option} has a type that is not checked: {annotation}")
+    return value
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

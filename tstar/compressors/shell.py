@@ -1,0 +1,139 @@
+"""The shell around a sequence model that makes it a compressor: TSTAR's two samplings.
+
+arXiv:2506.13564, section 3: project, put a learnt query after every k patches, run layers over the whole clip, keep
+what stands at the queries, keep the queries of every r-th frame, project to the language model.
+
+Letters: M frames of a clip, N patch tokens per frame, k patches per query, Q = N / k, D width inside, H of the language
+model, r stride between kept frames, T visual tokens of a clip, B clips of one length.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tstar.compressors.base import Compressor, CompressorConfig, require
+from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, take_queries
+from tstar.nn.weight_decay import exempt_vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceCompressorConfig(CompressorConfig):
+    """Settings that every sequence compressor has."""
+
+    query_interval: int | None = None
+    """Patch tokens per query; must divide a frame's patches. Left out, one row of the grid."""
+    temporal_stride: int | None = None
+    """Queries of every so many frames are kept. Left out, 3, or 1 with per_frame."""
+    keep: Keep = "first"
+    """Which frame of each group of temporal_stride is kept; last suits causal models."""
+    per_frame: bool = False
+    """Run over each frame alone instead of over the whole clip."""
+    num_layers: int = 24
+    """Layers of the sequence model."""
+    d_model: int = 768
+    """Width of the sequence model."""
+    input_norm: bool = False
+    """LayerNorm over patches and queries before the first layer; turn on where half precision overflows."""
+    gradient_checkpointing: bool = False
+    """In training, compute each layer again in the backward pass instead of storing its insides."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_layers", "d_model"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+        divisors = [k for k in range(1, self.num_patches + 1) if self.num_patches % k == 0]
+        legal = f"a divisor of the {self.num_patches} patches of a frame ({', '.join(map(str, divisors))})"
+        require(self.interval in divisors, "query_interval", self.interval, legal)
+        require(self.stride > 0, "temporal_stride", self.stride, "a whole number from 1 up")
+
+    @property
+    def interval(self) -> int:
+        """k."""
+        return self.grid[1] if self.query_interval is None else self.query_interval
+
+    @property
+    def stride(self) -> int:
+        """r."""
+        if self.temporal_stride is None:
+            return 1 if self.per_frame else 3
+        return self.temporal_stride
+
+
+class SequenceCompressor(Compressor):
+    """The shell.
+
+    Args:
+        config: settings of the shell.
+        layers: modules from [B, L, D] to [B, L, D], residual included.
+        final_norm: a norm of [..., D].
+    """
+
+    config: SequenceCompressorConfig
+
+    def __init__(self, config: SequenceCompressorConfig, layers: list[nn.Module], final_norm: nn.Module) -> None:
+        super().__init__(config)
+        width = config.d_model
+        self.in_proj = _projection(config.d_vision, width)
+        self.query = nn.Parameter(torch.randn(width) * (1.0 if config.input_norm else width**-0.5))
+        self.input_norm = nn.LayerNorm(width, eps=1e-6) if config.input_norm else nn.Identity()
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = final_norm
+        self.out_proj = _projection(width, config.d_language)
+        exempt_vectors(self)
+
+    def num_tokens(self, num_frames: int) -> int:
+        kept = count_kept_frames(num_frames, self.config.stride)
+        return kept * (self.config.num_patches // self.config.interval)
+
+    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        self.check_input(features, frame_counts)
+        if not frame_counts:
+            return []
+        patches = self.in_proj(features).to(self.query.dtype)  # the residual stream stays fp32 under autocast
+        frames = self.input_norm(insert_queries(patches, self.query, self.config.interval))  # [sum(M), N + Q, D]
+        run = self._run_frames if self.config.per_frame else self._run_clips
+        queries = run(frames, frame_counts)
+        kept = [clip[kept_frames(len(clip), self.config.stride, self.config.keep)].flatten(0, 1) for clip in queries]
+        tokens = self.out_proj(self.final_norm(torch.cat(kept)))  # [sum(T), H]
+        return list(tokens.split([len(clip) for clip in kept]))
+
+    def _run_frames(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """Every frame its own sequence: frames [sum(M), N + Q, D] to queries [M, Q, D] of each clip."""
+        mixed = self._run_layers(frames) if len(frames) else frames
+        return list(take_queries(mixed, self.config.interval).split(frame_counts))
+
+    def _run_clips(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """Every clip one sequence; as :meth:`_run_frames` otherwise.
+
+        Clips of one length run as one dense batch, and each length by itself: that is quicker than padding to the
+        longest, and exact by construction.
+        """
+        clips = list(frames.split(frame_counts))
+        queries = [take_queries(clip, self.config.interval) for clip in clips]  # of empty clips; the others follow
+        for count in sorted(set(frame_counts) - {0}):
+            members = [i for i, other in enumerate(frame_counts) if other == count]
+            batch = torch.stack([clips[i].flatten(0, 1) for i in members])  # [B, M * (N + Q), D]
+            mixed = take_queries(self._run_layers(batch), self.config.interval)  # [B, M * Q, D]
+            for i, clip in zip(members, mixed.unflatten(1, (count, -1)), strict=True):
+                queries[i] = clip
+        return queries
+
+    def _run_layers(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
+        return x
+
+
+def _projection(d_in: int, d_out: int) -> nn.Module:
+    """Linear with Xavier-uniform weights and a zero bias; nothing where the widths agree."""
+    if d_in == d_out:
+        return nn.Identity()
+    linear = nn.Linear(d_in, d_out)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,1 @@
+"""Videos, pictures and conversations to batches."""

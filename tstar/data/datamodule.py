@@ -1,0 +1,242 @@
+"""Shards to batches, exactly resumable: what was trained is a position in a planned order, not the state of a stream."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from tstar.data.batch import Batch, Sample, Skipped, collate, skipped_from
+from tstar.data.plan import Layout, epoch_order, rank_batches
+from tstar.data.shard_index import RawSample, ShardSet
+from tstar.errors import ConfigError, DataError
+
+REPLACEMENT_TRIES = 100
+
+Process = Callable[[RawSample], Sample]
+"""What makes a stored sample ready for a model, as :class:`tstar.data.batch.Processor`."""
+
+
+class SampleSource(Dataset):
+    """Samples by number. A damaged one is replaced by the next that can be read, and what was passed over is reported."""
+
+    def __init__(self, shards: ShardSet, processor: Process, limit: int | None = None) -> None:
+        self.shards, self.processor = shards, processor
+        self.limit = min(limit or len(shards), len(shards))
+
+    def __len__(self) -> int:
+        return self.limit
+
+    def __getitem__(self, number: int) -> tuple[Sample, list[Skipped]]:
+        skips: list[Skipped] = []
+        last: Exception | None = None
+        for step in range(min(REPLACEMENT_TRIES, len(self))):
+            candidate = (number + step) % len(self)
+            try:
+                return self.processor(self.shards.read(candidate)), skips
+            except (DataError, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # damaged bytes
+                skips.append(skipped_from(*self.shards.locate(candidate), error))
+                last = error
+        raise DataError(
+            f"{len(skips)} samples in a row cannot be used, beginning with {skips[0].key} in {skips[0].shard} "
+            f"({skips[0].reason}); run the same `tstar shard` again"
+        ) from last
+
+
+@dataclass
+class LoaderSettings:
+    """What every loader of a run shares."""
+
+    num_workers: int
+    pin_memory: bool
+
+
+class PlannedLoader:
+    """Given lists of sample numbers as batches, in their order.
+
+    Not a ``DataLoader``: Lightning would put a distributed sampler into one, and a process has its own lists here already.
+    """
+
+    def __init__(self, source: SampleSource, batches: list[list[int]], settings: LoaderSettings) -> None:
+        self.source, self.batches, self.settings = source, batches, settings
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(
+            DataLoader(
+                self.source,
+                batch_sampler=self.batches,
+                num_workers=self.settings.num_workers,
+                pin_memory=self.settings.pin_memory,
+                collate_fn=collate,
+            )
+        )
+
+
+class ResumableLoader:
+    """The training batches of one process; knows its length and starts where training stands.
+
+    That place is a pure function of the optimizer steps done. Batches handed out are never counted: a loader fetches ahead.
+    Nor is Lightning's epoch asked: on a resume from the end of an epoch it still names the old one when batches are asked for.
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        layout: Layout,
+        rank: int,
+        seed: int,
+        settings: LoaderSettings,
+        groups: np.ndarray | None,
+        trainer: Any,
+    ) -> None:
+        self.source, self.layout, self.rank, self.seed = source, layout, rank, seed
+        self.settings, self.groups, self.trainer = settings, groups, trainer
+        self._order(0)  # refuses a global batch larger than the data
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return epoch_order(len(self.source), self.layout.global_batch, self.seed, epoch, self.groups)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch, ``trainer.limit_train_batches`` considered."""
+        limit = self.trainer.limit_train_batches
+        batches = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
+        return max(1, -(-batches // self.layout.accumulate))
+
+    def __len__(self) -> int:
+        return len(self.source) // self.layout.global_batch * self.layout.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, step = divmod(self.trainer.global_step, self.steps_per_epoch)
+        batches = rank_batches(self._order(epoch), self.layout, self.rank, step * self.layout.global_batch)
+        return iter(PlannedLoader(self.source, list(batches), self.settings))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, free of ranks and workers, at the last optimizer step."""
+        epoch, step = divmod(self.trainer.global_step, self.steps_per_epoch)
+        return {
+            "epoch": epoch,
+            "position": step * self.layout.global_batch,
+            "seed": self.seed,
+            "samples": len(self.source),
+            "index": self.source.shards.digest,
+            "global_batch": self.layout.global_batch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "accumulate": self.layout.accumulate,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``; :class:`ConfigError` where the order would not be the same."""
+        mine = self.state_dict()
+        names = {
+            "index": "the shards (data.shards) are others than",
+            "samples": "the number of samples (data.limit) is not that of",
+            "seed": "data.seed is not that of",
+        }
+        for key, name in names.items():
+            if state[key] != mine[key]:
+                raise ConfigError(
+                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.12}, then {state[key]!s:.12}); "
+                    "restore it or start a new run"
+                )
+        if state["global_batch"] != mine["global_batch"]:
+            raise ConfigError(
+                f"cannot go on: the global batch is {mine['global_batch']} and was {state['global_batch']}; keep "
+                "data.batch_size x devices x trainer.accumulate_grad_batches the same"
+            )
+        if state["steps_per_epoch"] != mine["steps_per_epoch"]:
+            raise ConfigError(
+                f"cannot go on: an epoch has {mine['steps_per_epoch']} steps and had {state['steps_per_epoch']}; keep "
+                "trainer.limit_train_batches as it was"
+            )
+        self._rewind(state["accumulate"])
+
+    def _rewind(self, accumulate: int) -> None:
+        """Make Lightning's count of batches agree with ours.
+
+        It counts micro-batches, which another accumulation counts differently. A checkpoint from inside a window has the
+        weights of the last optimizer step and no gradients, so that the window is gone through again from its start.
+        """
+        loop = self.trainer.fit_loop.epoch_loop
+        progress = loop.batch_progress
+        steps, inside = divmod(progress.current.ready, accumulate)
+        if inside and progress.is_last_batch:  # an epoch cut by limit_train_batches ends with a step in any case
+            return
+        shift = steps * self.layout.accumulate - progress.current.ready
+        for count in (progress.current, progress.total):
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(count, name, getattr(count, name) + shift)
+        if inside:
+            loop._batches_that_stepped -= 1  # a restart adds one for a step that it takes to be new
+
+
+class ClipDataModule(LightningDataModule):
+    """Training and validation batches out of shard folders.
+
+    Args:
+        processor: stored samples to tensors; comes from the stage, not from a file.
+        shards: folders of training shards; their samples are mixed evenly.
+        val_shards: folders whose samples give the validation loss.
+        batch_size: samples of one micro-batch on one device.
+        group_by_modality: keep pictures and videos in batches of their own.
+        limit: use only the first so many samples; for trials.
+        num_workers: loader processes; 0 reads in the training process. Does not change the order.
+        seed: of the order.
+        damaged_shards: "error" refuses to start with a truncated or missing shard, "skip" leaves it out.
+    """
+
+    def __init__(
+        self,
+        processor: Process,
+        shards: list[str],
+        val_shards: list[str] | None = None,
+        batch_size: int = 8,
+        group_by_modality: bool = False,
+        limit: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        damaged_shards: Literal["error", "skip"] = "error",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"data.limit must be at least 1, got {limit}")
+        if num_workers < 0 or seed < 0:
+            name, value = ("num_workers", num_workers) if num_workers < 0 else ("seed", seed)
+            raise ConfigError(f"data.{name} must be 0 or more, got {value}")
+        skip = damaged_shards == "skip"
+        self.batch_size, self.group_by_modality, self.seed = batch_size, group_by_modality, seed
+        self.num_workers = num_workers
+        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip), processor, limit)
+        val_set = ShardSet(val_shards, skip_damaged=skip) if val_shards else None
+        self.val_source = SampleSource(val_set, processor) if val_set else None
+        self.damaged = self.train_source.shards.damaged + (val_set.damaged if val_set else [])
+
+    def _settings(self) -> LoaderSettings:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return LoaderSettings(self.num_workers, on_gpu)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of this process, in the planned order."""
+        trainer = self.trainer
+        assert trainer is not None
+        layout = Layout(micro=self.batch_size, world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
+        source = self.train_source
+        groups = source.shards.column("modality")[: len(source)] if self.group_by_modality else None
+        return ResumableLoader(source, layout, trainer.global_rank, self.seed, self._settings(), groups, trainer)
+
+    def val_dataloader(self) -> PlannedLoader | list:
+        """Validation batches of this process, in the shards' order; every process has the same number."""
+        if self.val_source is None:
+            return []
+        assert self.trainer is not None
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        numbers = list(range(rank, len(self.val_source) // world * world, world))
+        batches = [numbers[i : i + self.batch_size] for i in range(0, len(numbers), self.batch_size)]
+        return PlannedLoader(self.val_source, batches, self._settings())

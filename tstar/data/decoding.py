@@ -1,0 +1,200 @@
+"""Video files to frames: decord where it is right and quick, PyAV everywhere else.
+
+A file's packets are listed first, without decoding: they say when every frame is shown, and whether decord can be trusted. It
+returns wrong frames for HEVC, for MPEG-4 in AVI, for open groups of pictures and for clips cut without re-encoding, and cannot
+open AV1. Both decoders then fetch the same frame numbers. A reader is opened and closed inside one call: readers must not
+cross a fork.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from tstar.data.frame_sampling import FrameSampling, nearest_frames
+from tstar.errors import ConfigError, DataError
+
+DECORD_CODECS = frozenset({"h264", "vp9"})
+MISCOUNTED = 2
+"""A container may list so many frames more than it holds: MPEG-4 in AVI, where one packet carries two."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames taken from one video."""
+
+    frames: np.ndarray
+    """uint8, [M, height, width, 3], RGB."""
+    timestamps: tuple[float, ...]
+    """Presentation time of each frame in seconds from the video's start, [M]."""
+    duration: float
+    """Seconds up to the end of the last frame."""
+    decoder: str
+
+
+class _Packet(NamedTuple):
+    """One packet without its bytes, which would not fit into memory for a long video."""
+
+    pts: int | None
+    dts: int | None
+    length: int
+    key: bool
+    discard: bool
+
+
+@dataclass(frozen=True)
+class _Packets:
+    """What the packets of a video stream say, before anything is decoded."""
+
+    codec: str
+    starts: np.ndarray
+    """Seconds at which each shown frame begins, rising, [n]."""
+    duration: float
+    """Seconds from the first frame's start to the last one's end."""
+    plain: bool
+    """Every packet is shown, and none that follows a key frame is shown before it."""
+
+
+def read_video(path: str | Path, sampling: FrameSampling, decoder: str = "auto") -> Clip:
+    """Decode the frames of ``path`` that ``sampling`` asks for.
+
+    Args:
+        path: a video file.
+        sampling: rate and cap.
+        decoder: "auto", "decord" or "pyav". decord by name is used on whatever it opens, also where it is known to be wrong.
+
+    Raises:
+        DataError: the file is missing, holds no video, ends early, or cannot be decoded.
+        ConfigError: the decoder is unknown.
+    """
+    path = Path(path)
+    if decoder not in ("auto", *DECODERS):
+        raise ConfigError(f"unknown decoder '{decoder}' (known: auto, {', '.join(DECODERS)})")
+    if not path.is_file():
+        raise DataError(f"no such video: {path}")
+    packets = _list_packets(path)
+    names = [decoder]
+    if decoder == "auto":
+        names = ["decord", "pyav"] if packets.plain and packets.codec in DECORD_CODECS else ["pyav"]
+    chosen = nearest_frames(sampling.times(packets.duration), packets.starts)
+    times = tuple((packets.starts[chosen] - packets.starts[0]).tolist())
+    refusal: Exception | None = None
+    for name in names:
+        try:
+            frames = DECODERS[name](path, chosen.tolist(), len(packets.starts))
+            return Clip(frames, times, packets.duration, name)
+        except Exception as error:  # the decoders raise types of their own, down to bare Exception
+            refusal = error
+    raise DataError(f"cannot decode video {path} ({names[-1]}: {_reason(refusal)})") from refusal
+
+
+def _reason(error: Exception | None) -> str:
+    """A decoder's words in one short line, without the clock, source lines and stray numbers that decord puts in."""
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |\(-?\d+ vs\. -?\d+\) |\[Errno \d+\] ", "", str(error))
+    return " ".join(text.split())[:120] or type(error).__name__
+
+
+def _list_packets(path: Path) -> _Packets:
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise DataError(f"no video stream in {path}")
+            listed = [
+                _Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard)
+                for p in container.demux(stream)
+                if p.size
+            ]
+            base = float(stream.time_base or 0)
+            rate = float(stream.average_rate or stream.guessed_rate or 0)
+            codec, promised = stream.codec_context.name, _promised(container, stream)
+    except av.error.FFmpegError as error:
+        raise DataError(f"cannot open video {path} ({error.strerror}); is it complete?") from error
+    shown = [p for p in listed if not p.discard]
+    if not shown:
+        raise DataError(f"video {path} holds no frames")
+    ticks, lengths = _ticks(shown), [p.length for p in shown]
+    if ticks is None or not base:  # a bare stream knows no times, only an order
+        if not rate:
+            raise DataError(f"video {path} has neither timestamps nor a frame rate")
+        ticks, lengths, base = list(range(len(shown))), [1] * len(shown), 1 / rate
+    last = max(range(len(ticks)), key=ticks.__getitem__)
+    starts = np.sort(np.array(ticks, dtype=np.float64)) * base
+    length = lengths[last] * base or (starts[-1] - starts[-2] if len(starts) > 1 else 0.0)
+    end = float(starts[-1] + length)
+    if promised - end > max(1.0, 0.1 * promised):
+        raise DataError(f"video {path} ends early: {end:.1f} of {promised:.1f} s are there; is it complete?")
+    plain = len(shown) == len(listed) and not _leading(shown)
+    return _Packets(codec, starts, end - float(starts[0]), plain)
+
+
+def _ticks(shown: list[_Packet]) -> list[int] | None:
+    """Times of the packets in units of the stream; decoding times where a container knows no others."""
+    for times in ([p.pts for p in shown], [p.dts for p in shown]):
+        known = [t for t in times if t is not None]
+        if len(known) == len(times):
+            return known
+    return None
+
+
+def _leading(shown: list[_Packet]) -> bool:
+    """Whether a packet is shown before the key frame that precedes it in the file: an open group of pictures."""
+    key = None
+    for packet in shown:
+        if packet.key:
+            key = packet.pts
+        elif key is not None and packet.pts is not None and packet.pts < key:
+            return True
+    return False
+
+
+def _promised(container: Any, stream: Any) -> float:
+    """Seconds that the header says the video lasts, 0 where it does not say; MP4 needs none, its index is complete or absent."""
+    if "matroska" in container.format.name:
+        for name, value in stream.metadata.items():
+            if name.startswith("DURATION") and re.fullmatch(r"\d+:\d\d:\d\d(\.\d+)?", value):
+                hours, minutes, seconds = value.split(":")
+                return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)
+    return 0.0
+
+
+def _read_decord(path: Path, chosen: list[int], count: int) -> np.ndarray:
+    import decord
+
+    reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+    try:
+        if len(reader) != count:
+            raise ValueError(f"finds {len(reader)} frames where the file lists {count}")
+        return reader.get_batch(chosen).asnumpy()  # [M, h, w, 3]
+    finally:
+        del reader
+
+
+def _read_pyav(path: Path, chosen: list[int], count: int) -> np.ndarray:
+    wanted = set(chosen)
+    found: dict[int, np.ndarray] = {}
+    last, number = None, -1
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        assert stream is not None  # it was there a moment ago
+        stream.codec_context.thread_count = 1  # frame threads hang when decoding stops early
+        for number, last in enumerate(container.decode(stream)):  # noqa: B007 - both are used after the loop
+            if number in wanted:
+                found[number] = last.to_ndarray(format="rgb24")
+            if len(found) == len(wanted):
+                break
+    for missing in sorted(wanted - set(found)):
+        if last is None or number + 1 < count - MISCOUNTED:
+            raise ValueError(f"frame {missing} of {count} is not there")
+        found[missing] = last.to_ndarray(format="rgb24")
+    return np.stack([found[n] for n in chosen])
+
+
+DECODERS: dict[str, Callable[[Path, list[int], int], np.ndarray]] = {"decord": _read_decord, "pyav": _read_pyav}
+"""Each fetches frames by number from a file that lists so many: uint8, [M, height, width, 3]."""

@@ -1,0 +1,76 @@
+"""The order of training samples: a pure function of (seed, epoch), whatever the number of processes or workers.
+
+A global step takes ``global_batch`` samples. Each process takes its slice of each micro-batch; the ragged end of an epoch is
+dropped for all alike, so that every process has the same number of batches. Nothing but (epoch, position) is needed to go on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tstar.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one global batch is cut."""
+
+    micro: int
+    """Samples in one micro-batch of one process."""
+    world: int = 1
+    """Processes."""
+    accumulate: int = 1
+    """Micro-batches of one optimizer step."""
+
+    @property
+    def global_batch(self) -> int:
+        return self.micro * self.world * self.accumulate
+
+
+def epoch_order(samples: int, global_batch: int, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Sample numbers of one epoch in the order they are trained, cut to whole global batches.
+
+    Args:
+        samples: how many there are.
+        global_batch: samples of one optimizer step.
+        seed: of the run.
+        epoch: from 0.
+        groups: a group number for every sample, [samples]; global batches then hold one group each as far as the numbers
+            allow, in shuffled order (paper section 6: images and videos do not share a batch).
+
+    Returns:
+        [k * global_batch], every number at most once.
+    """
+    if samples < global_batch:
+        raise ConfigError(
+            f"the global batch of {global_batch} (batch size x devices x accumulation) is larger than the {samples} samples; "
+            "lower data.batch_size"
+        )
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(samples)
+    whole = samples // global_batch * global_batch
+    if groups is None:
+        return order[:whole]
+    full, rest = [], []
+    for group in np.unique(groups):
+        mine = order[groups[order] == group]
+        cut = len(mine) // global_batch * global_batch
+        full.append(mine[:cut])
+        rest.append(mine[cut:])
+    batches = np.concatenate([*full, *rest])[:whole].reshape(-1, global_batch)
+    return rng.permutation(batches).reshape(-1)
+
+
+def rank_batches(order: np.ndarray, layout: Layout, rank: int, position: int = 0) -> Iterator[list[int]]:
+    """Micro-batches of one process from ``position`` samples into the epoch on.
+
+    Args:
+        order: of :func:`epoch_order`, a multiple of the global batch.
+        layout: how a global batch is cut.
+        rank: of this process.
+        position: samples already trained in this epoch, a multiple of the global batch.
+    """
+    per_micro = layout.micro * layout.world
+    for start in range(position, len(order), per_micro):
+        yield order[start + rank * layout.micro : start + (rank + 1) * layout.micro].tolist()

@@ -1,0 +1,237 @@
+"""Reading shards: an index beside every tar, samples fetched by offset and checked by checksum.
+
+A shard set is a folder of ``shard-00000.tar`` (plain WebDataset tars), two numpy files beside each, and ``shards.json``:
+
+- ``.members.npy``: field, offset, size and crc32 of every file in the tar;
+- ``.samples.npy``: key, first member, member count, modality, frames and words of every sample.
+
+Both are memory-mapped, so opening a set costs the same whatever its size.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tstar.data.annotations import check_turns
+from tstar.errors import DataError
+
+MANIFEST = "shards.json"
+MEMBER = np.dtype([("field", "S16"), ("offset", "<u8"), ("size", "<u8"), ("crc32", "<u4")])
+MODALITIES = ("text", "image", "video")
+OPEN_SHARDS = 64
+REMEDY = "run the same `tstar shard` again"
+
+
+def sample_dtype(key_bytes: int) -> np.dtype:
+    """Row of ``.samples.npy`` for keys of at most ``key_bytes`` bytes."""
+    return np.dtype(
+        [
+            ("key", f"S{key_bytes}"),
+            ("first", "<u4"),
+            ("members", "<u2"),
+            ("modality", "u1"),
+            ("frames", "<u2"),
+            ("words", "<u4"),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample as stored."""
+
+    meta: dict[str, Any]
+    """The JSON: id, modality, source, timestamps (s), duration (s), conversations, checksum."""
+    frames: tuple[bytes, ...]
+    """Encoded frames in time order; one for a picture, none for text."""
+
+
+def index_paths(shard: Path) -> tuple[Path, Path]:
+    """Where the index of ``shard`` lies: members, samples."""
+    return shard.with_suffix(".members.npy"), shard.with_suffix(".samples.npy")
+
+
+def build_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Walk a finished tar once and describe its members and samples."""
+    members: list[tuple] = []
+    samples: list[tuple] = []
+    with tarfile.open(shard) as tar, shard.open("rb") as raw:
+        for info in tar:
+            key, field = info.name.split(".", 1)
+            raw.seek(info.offset_data)
+            data = raw.read(info.size)
+            if not samples or samples[-1][0] != key.encode():
+                samples.append((key.encode(), len(members), 0, 0, 0, 0))
+            head = list(samples[-1])
+            head[2] += 1
+            if field == "json":
+                meta = json.loads(data)
+                words = sum(len(t["value"].split()) for t in meta["conversations"])
+                head[3:] = [MODALITIES.index(meta["modality"]), len(meta["timestamps"]), words]
+            samples[-1] = tuple(head)
+            members.append((field.encode(), info.offset_data, info.size, zlib.crc32(data)))
+    longest = max((len(s[0]) for s in samples), default=1)
+    return np.array(members, dtype=MEMBER), np.array(samples, dtype=sample_dtype(longest))
+
+
+def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Members and samples of ``shard``, memory-mapped; :class:`DataError` if they are missing, damaged or do not fit."""
+    arrays = []
+    for path in index_paths(shard):
+        try:
+            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(f"shard index {path} is missing or damaged ({reason}); {REMEDY}") from error
+    members, samples = arrays
+    fields, wanted = samples.dtype.fields or {}, sample_dtype(1)
+    fits = (
+        members.dtype == MEMBER
+        and set(fields) == set(wanted.names or ())
+        and all(fields[name][0] == wanted[name] for name in fields if name != "key")
+        and members.ndim == samples.ndim == 1
+    )
+    ends = (int(samples[-1]["first"]) + int(samples[-1]["members"]) if len(samples) else 0) if fits else -1
+    if ends != len(members):
+        raise DataError(f"shard index {index_paths(shard)[1]} is damaged (it does not fit its members); {REMEDY}")
+    return members, samples
+
+
+def _checked(shard: Path, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    size = shard.stat().st_size if shard.is_file() else -1
+    if size != entry["bytes"]:
+        found = "is missing" if size < 0 else f"has {size} bytes where {entry['bytes']} were written"
+        raise DataError(f"shard {shard} {found}; {REMEDY}")
+    members, samples = load_index(shard)
+    if len(samples) != entry["samples"]:
+        wrong = f"{len(samples)} samples where {entry['samples']} were written"
+        raise DataError(f"shard index {index_paths(shard)[1]} is damaged ({wrong}); {REMEDY}")
+    return members, samples
+
+
+class ShardSet:
+    """All samples of one or more shard folders, addressed by one running number.
+
+    Args:
+        folders: folders that hold ``shards.json``.
+        skip_damaged: leave out shards whose size is not what their manifest says or whose index is damaged, instead of
+            refusing to start.
+
+    Raises:
+        DataError: a folder is no shard set, or a shard is missing, truncated or without its index (unless skipped).
+    """
+
+    def __init__(self, folders: Sequence[str | Path], *, skip_damaged: bool = False) -> None:
+        self.shards: list[Path] = []
+        self.damaged: list[str] = []
+        self._members: list[np.ndarray] = []
+        self._samples: list[np.ndarray] = []
+        digest = hashlib.sha256()
+        for folder in map(Path, folders):
+            for entry in self._manifest(folder)["shards"]:
+                shard = folder / entry["file"]
+                try:
+                    members, samples = _checked(shard, entry)
+                except DataError as error:
+                    if not skip_damaged:
+                        raise DataError(f"{error}, or set data.damaged_shards to skip") from error
+                    self.damaged.append(str(error).removesuffix(f"; {REMEDY}"))
+                    continue
+                self.shards.append(shard)
+                self._members.append(members)
+                self._samples.append(samples)
+                digest.update(f"{entry['sha256']}\n".encode())
+        self.digest = digest.hexdigest()
+        self._starts = np.cumsum([0, *map(len, self._samples)])
+        if not len(self):
+            left_out = f" ({len(self.damaged)} damaged shards were left out)" if self.damaged else ""
+            raise DataError(f"no samples in {', '.join(map(str, folders))}{left_out}; run `tstar shard` first")
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    @staticmethod
+    def _manifest(folder: Path) -> dict[str, Any]:
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise DataError(
+                f"no shards in {folder} ({MANIFEST} is missing); make them with `tstar shard`, "
+                "or the miniature's with `tstar miniature`"
+            )
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            for entry in manifest["shards"]:
+                if Path(entry["file"]).name != entry["file"]:
+                    raise DataError(f"{path} names a shard outside its folder: {entry['file']!r}")
+                for name, kind in (("bytes", int), ("samples", int), ("sha256", str)):
+                    if not isinstance(entry[name], kind):
+                        raise TypeError(f"{name} of {entry['file']} is {entry[name]!r}")
+            return manifest
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the sample index over the whole set: "modality", "frames" or "words"."""
+        return np.concatenate([samples[name] for samples in self._samples])
+
+    def locate(self, number: int) -> tuple[Path, str]:
+        """Shard and key of a sample."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self.shards[shard], self._samples[shard][number - self._starts[shard]]["key"].decode(errors="replace")
+
+    def read(self, number: int) -> RawSample:
+        """Fetch one sample by offset; :class:`DataError` says what is wrong with a damaged one."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        row = self._samples[shard][number - self._starts[shard]]
+        meta: dict[str, Any] | None = None
+        frames: list[bytes] = []
+        first = int(row["first"])
+        size = os.fstat(self._descriptor(shard)).st_size
+        for member in self._members[shard][first : first + int(row["members"])]:
+            if int(member["offset"]) + int(member["size"]) > size:
+                raise DataError("the index points past the end of the shard")
+            data = os.pread(self._descriptor(shard), int(member["size"]), int(member["offset"]))
+            field = member["field"].decode(errors="replace")
+            if len(data) != member["size"] or zlib.crc32(data) != member["crc32"]:
+                raise DataError(f"checksum of {field} differs")
+            if field == "json":
+                meta = json.loads(data)
+            else:
+                frames.append(data)
+        if meta is None or len(frames) != len(meta["timestamps"]):
+            raise DataError("the sample is incomplete")
+        check_turns(meta["conversations"], "conversation")
+        return RawSample(meta, tuple(frames))
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._files:
+            if len(self._files) >= OPEN_SHARDS:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker opens files and maps indexes of its own: pickling a mapped array would copy all of it."""
+        return {**self.__dict__, "_files": OrderedDict(), "_members": [], "_samples": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for members, samples in map(load_index, self.shards):
+            self._members.append(members)
+            self._samples.append(samples)
+
+    def close(self) -> None:
+        """Close the tars; a later read opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])

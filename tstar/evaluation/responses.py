@@ -1,0 +1,101 @@
+"""What models answered: one value class over the response layouts that people have on disk.
+
+The plain layout is JSON Lines, ``{"id": ..., "response": "..." | null}``: null is a failure, an absent line was never
+asked, and the last line of an id wins. Lines of a tstar prediction store are read the same way. The benchmarks add the
+layouts of their own official scorers (:meth:`Benchmark.official_responses`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tstar.errors import DataError
+from tstar.evaluation.files import as_record, field, read_json_or_lines
+
+
+@dataclass(frozen=True)
+class ResponseLine:
+    """One answered line: ``response`` is None for a failure, ``judge`` a verdict some official files carry along."""
+
+    id: str
+    response: str | None
+    judge: str | None = None
+
+
+class ResponseSet(Mapping[str, str | None]):
+    """Responses by item id, the last line of an id winning, with every line still at hand.
+
+    Args:
+        lines: in file order.
+        keep_repeats: the official rules see every line, as an official scorer that reads this layout would.
+    """
+
+    def __init__(self, lines: Iterable[ResponseLine], *, keep_repeats: bool = False) -> None:
+        self._lines: dict[str, list[ResponseLine]] = {}
+        for line in lines:
+            self._lines.setdefault(line.id, []).append(line)
+        self.keep_repeats = keep_repeats
+
+    def __getitem__(self, item_id: str) -> str | None:
+        return self._lines[item_id][-1].response
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def repeated(self) -> int:
+        """Lines beyond the first of their id."""
+        return sum(len(lines) - 1 for lines in self._lines.values())
+
+    def lines(self, item_id: str) -> list[ResponseLine]:
+        """Every line of one id in file order; empty if it was never asked."""
+        return self._lines.get(item_id, [])
+
+
+def load_response_source(source: Any) -> tuple[Any, str]:
+    """The parsed content of a path (anything else is taken as parsed already) and a name for messages."""
+    if not isinstance(source, (str, Path)):
+        return source, "responses"
+    data = read_json_or_lines(Path(source))
+    return data, str(source)
+
+
+def plain_responses(data: Any, where: str) -> ResponseSet:
+    """Responses in the plain layout: rows with ``id`` and ``response``, or a mapping from id to response."""
+    if isinstance(data, Mapping) and {"id", "response"} <= set(data):
+        data = [data]  # a JSON Lines file of one line
+    if isinstance(data, Mapping):
+        return ResponseSet(ResponseLine(str(key), _text(value, f"{where}, id {key!r}")) for key, value in data.items())
+    if isinstance(data, (bytes, str)) or not isinstance(data, Iterable):
+        raise DataError(f"{where}: must hold lines with 'id' and 'response', got {type(data).__name__}")
+    rows = [as_record(row, f"{where}, row {number}") for number, row in enumerate(data)]
+    lines = []
+    for number, row in _one_run(rows, where):
+        place = f"{where}, row {number}"
+        item_id = field(row, "id", str, place)
+        response = _text(field(row, "response", (str, type(None)), place), place)
+        lines.append(ResponseLine(item_id, None if row.get("error") else response))
+    return ResponseSet(lines)
+
+
+def _text(value: Any, place: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{place}: 'response' must be a text or null, got {type(value).__name__}")
+    return value
+
+
+def _one_run(rows: list[Mapping[str, Any]], where: str) -> list[tuple[int, Mapping[str, Any]]]:
+    """Rows of one mode of one checkpoint: a prediction store may hold several, and mixing them would go unseen."""
+    modes = {str(row["mode"]) for row in rows if "mode" in row}
+    mode = next(iter(modes)) if len(modes) == 1 else "full"
+    kept = [(number, row) for number, row in enumerate(rows) if row.get("mode", mode) == mode]
+    models = sorted({str(row["model"]) for _, row in kept if "model" in row})
+    if len(models) > 1:
+        raise DataError(
+            f"{where}: holds predictions of {len(models)} checkpoints ({', '.join(models[:3])}); keep the lines of one"
+        )
+    return kept

@@ -1,0 +1,86 @@
+"""Visual tokens into the place of the visual id, and sequences of different length into one batch.
+
+Letters: B samples, T visual tokens of a sample, L text ids of a sample, P longest spliced sequence, D width of the language model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position without loss."""
+VISUAL = -200
+"""Id that the visual tokens replace."""
+
+
+@dataclass
+class Spliced:
+    """A batch the language model can read."""
+
+    embeds: Tensor
+    """[B, P, D]; zeros where padded."""
+    mask: Tensor
+    """[B, P], 1 at real positions."""
+    positions: Tensor
+    """[B, P], 0 to length - 1; 0 where padded."""
+    labels: Tensor
+    """[B, P], ``IGNORE`` at visual and padded positions."""
+
+
+def splice(
+    embed: Callable[[Tensor], Tensor],
+    input_ids: Sequence[Tensor],
+    visual_tokens: Sequence[Tensor],
+    labels: Sequence[Tensor] | None = None,
+    *,
+    max_length: int | None = None,
+    pad: Literal["right", "left"] = "right",
+) -> Spliced:
+    """Build the language model's input.
+
+    Args:
+        embed: ids to embeddings.
+        input_ids: [L] of each sample, with at most one ``VISUAL``.
+        visual_tokens: [T, D] of each sample; T = 0 where there is none.
+        labels: [L] of each sample.
+        max_length: sequences are cut to this many positions after splicing.
+        pad: side of the padding; generation wants "left".
+
+    Raises:
+        ValueError: a sample has several places for visual tokens, or a place and no tokens or the other way round.
+    """
+    rows, row_labels = [], []
+    for number, (ids, visual) in enumerate(zip(input_ids, visual_tokens, strict=True)):
+        places = (ids == VISUAL).nonzero().flatten().tolist()
+        if len(places) > 1 or bool(places) != bool(len(visual)):
+            raise ValueError(f"sample {number} has {len(places)} visual places and {len(visual)} visual tokens")
+        own = labels[number] if labels is not None else torch.full_like(ids, IGNORE)
+        if places:
+            at = places[0]
+            text = embed(torch.cat([ids[:at], ids[at + 1 :]]))  # [L - 1, D]
+            row = torch.cat([text[:at], visual.to(text.dtype), text[at:]])  # [L - 1 + T, D]
+            own = torch.cat([own[:at], own.new_full((len(visual),), IGNORE), own[at + 1 :]])
+        else:
+            row = embed(ids)
+        rows.append(row[:max_length])
+        row_labels.append(own[:max_length])
+    return _pad(rows, row_labels, left=pad == "left")
+
+
+def _pad(rows: list[Tensor], labels: list[Tensor], left: bool) -> Spliced:
+    longest = max(len(row) for row in rows)
+    batch = len(rows)
+    embeds = rows[0].new_zeros(batch, longest, rows[0].shape[-1])
+    mask = torch.zeros(batch, longest, dtype=torch.long, device=embeds.device)
+    positions = torch.zeros_like(mask)
+    padded_labels = torch.full_like(mask, IGNORE)
+    for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
+        place = slice(longest - len(row), longest) if left else slice(0, len(row))
+        embeds[number, place] = row
+        mask[number, place] = 1
+        positions[number, place] = torch.arange(len(row), device=embeds.device)
+        padded_labels[number, place] = own
+    return Spliced(embeds, mask, positions, padded_labels)

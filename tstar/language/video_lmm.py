@@ -1,0 +1,74 @@
+"""Frozen encoder, compressor and language model as one model of tensors.
+
+Letters: M frames of a clip, N patch tokens of a frame, T visual tokens of a clip, D width of the language model.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tstar.compressors import Compressor
+from tstar.language.hf_causal_lm import HFCausalLM
+from tstar.language.splice import splice
+from tstar.vision import VisionEncoder
+
+
+class VideoLMM(nn.Module):
+    """A multimodal language model for video: ``encoder`` (frozen) -> ``compressor`` -> ``language``."""
+
+    def __init__(self, encoder: VisionEncoder, compressor: Compressor, language: HFCausalLM, max_length: int = 4096):
+        super().__init__()
+        self.encoder, self.compressor, self.language = encoder, compressor, language
+        self.max_length = max_length
+
+    def visual_tokens(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """Clips to what the language model sees of them.
+
+        Args:
+            frames: uint8, [sum(M), 3, S, S], clips end to end.
+            frame_counts: M of each clip; 0 for a sample without one.
+
+        Returns:
+            [T, D] of each clip.
+        """
+        return self.compressor(self.encoder(frames), frame_counts)
+
+    def forward(
+        self, frames: Tensor, frame_counts: list[int], input_ids: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> tuple[Tensor, int]:
+        """Mean loss over the supervised tokens of the batch, and their number.
+
+        Args:
+            frames: uint8, [sum(M), 3, S, S].
+            frame_counts: M of each sample; 0 for text.
+            input_ids: [L] of each sample, with a ``VISUAL`` id where the visual tokens go.
+            labels: [L] of each sample.
+        """
+        visual = self.visual_tokens(frames, frame_counts)
+        batch = splice(self.language.embed, input_ids, visual, labels, max_length=self.max_length)
+        loss, count = self.language.loss(batch)
+        if self.training and not any(frame_counts):
+            # every trained tensor takes part on every rank, also where a batch is text only
+            loss = loss + self._dummy_picture(frames) * 0.0
+        return loss, count
+
+    def _dummy_picture(self, frames: Tensor) -> Tensor:
+        size = self.encoder.image_size
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=frames.device)
+        return self.visual_tokens(blank, [1])[0].sum()
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Tensor], visual: Sequence[Tensor], *, max_new_tokens: int = 16, stop: Sequence[str] = ()
+    ) -> list[str]:
+        """Greedy answers.
+
+        Args:
+            prompts: [L] ids of each prompt.
+            visual: [T, D] of each prompt, as :meth:`visual_tokens` gave them; [0, D] for a question without video.
+            max_new_tokens: upper bound on each answer.
+            stop: texts that end an answer besides the tokenizer's own.
+        """
+        batch = splice(self.language.embed, prompts, visual, pad="left", max_length=None)
+        return self.language.generate(batch, max_new_tokens=max_new_tokens, stop=stop)

@@ -1,0 +1,151 @@
+"""Selective scan of Mamba-1: one function, several backends.
+
+For every channel i and state s, from the first position to the last (Gu & Dao, "Mamba", arXiv:2312.00752, algorithm 2,
+with the step applied to B as released kernels do, not the exact zero-order hold of the text):
+
+    delta_t  = softplus(dt_t + dt_bias)
+    h_t[i,s] = exp(delta_t[i] A[i,s]) h_{t-1}[i,s] + delta_t[i] B_t[s] u_t[i]
+    y_t[i]   = (sum_s C_t[s] h_t[i,s] + D[i] u_t[i]) * SiLU(z_t[i])
+
+Letters: B batch, L positions, I inner channels, S states of a channel.
+"""
+
+from collections.abc import Callable
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from tstar.ops.backends import check_backend
+from tstar.ops.scan_reference import scan_reference
+from tstar.ops.scan_torch import scan_torch
+
+ScanBackend = Callable[..., tuple[Tensor, Tensor]]
+"""(u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, initial_state) -> (y [B, L, I], final state [B, I, S])."""
+
+_SCANS: dict[str, ScanBackend] = {"reference": scan_reference, "torch": scan_torch}
+
+
+def available_scan_backends() -> tuple[str, ...]:
+    """Backends of :func:`selective_scan` that this build has, without ``"auto"``."""
+    return tuple(_SCANS)
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    *,
+    dt_softplus: bool = True,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+    return_final_state: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the recurrence at the top of this file over a batch of sequences.
+
+    Half-precision inputs are scanned in fp32, states included; float64 stays float64.
+
+    Args:
+        u: input, [B, L, I].
+        dt: step sizes before bias and softplus, [B, L, I].
+        A: decay rates, negative, [I, S].
+        B: input weights, [B, L, S].
+        C: output weights, [B, L, S].
+        D: skip weights, [I]; no skip when absent.
+        z: gate, [B, L, I]; no gate when absent.
+        dt_bias: added to ``dt`` in the state's precision, [I].
+        dt_softplus: put ``dt + dt_bias`` through softplus; without it they must already be positive.
+        reverse: scan from the last position to the first, the same as flipping every sequence before and after.
+        initial_state: state before the first position scanned, [B, I, S]; zero when absent.
+        return_final_state: also return the state after the last position scanned.
+        backend: a name in :data:`tstar.ops.backends.BACKENDS`.
+
+    Returns:
+        y [B, L, I] in ``u``'s type; with ``return_final_state`` also the state [B, I, S], in fp32 or float64.
+
+    Raises:
+        ConfigError: the backend is unknown or not in this build.
+        ValueError: shapes do not fit together.
+    """
+    check_backend("selective_scan", backend, _SCANS)
+    _check_shapes(u, dt, A, B, C, D, z, dt_bias, initial_state)
+    scan = _SCANS["torch" if backend == "auto" else backend]
+    with torch.autocast(u.device.type, enabled=False):
+        y, state = scan(u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, initial_state)
+    return (y, state) if return_final_state else y
+
+
+def _check_shapes(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> None:
+    if u.dim() != 3 or A.dim() != 2:
+        raise ValueError(f"selective_scan: u must be [B, L, I] and A [I, S], got {list(u.shape)} and {list(A.shape)}")
+    batch, length, inner = u.shape
+    states = A.shape[1]
+    expected = {
+        "dt": (dt, [batch, length, inner]),
+        "A": (A, [inner, states]),
+        "B": (B, [batch, length, states]),
+        "C": (C, [batch, length, states]),
+        "D": (D, [inner]),
+        "z": (z, [batch, length, inner]),
+        "dt_bias": (dt_bias, [inner]),
+        "initial_state": (initial_state, [batch, inner, states]),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and list(tensor.shape) != shape:
+            raise ValueError(
+                f"selective_scan: {name} must be {shape} to fit u {list(u.shape)}, got {list(tensor.shape)}"
+            )

@@ -1,0 +1,1 @@
+"""Numbers to pages: the report of a run."""

@@ -1,0 +1,28 @@
+"""The report of one run: its comparison table as a page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tstar.evaluation import Report
+from tstar.evaluation.table import ComparisonTable, comparison_table
+from tstar.stages.checkpoint_io import write_atomically
+
+
+def write_report(
+    folder: Path, tag: str, reports: Mapping[str, Mapping[str, Report]], *, checkpoint: str, sampling: str
+) -> tuple[Path, ComparisonTable]:
+    """Write the report into ``folder``; returns its path and its table.
+
+    Args:
+        folder: of the run.
+        tag: goes into the file's name where the evaluation is not the recipe's own.
+        reports: by suite and mode.
+        checkpoint: what was evaluated.
+        sampling: how its videos were looked at, in words.
+    """
+    table = comparison_table(reports)
+    head = f"# {checkpoint}\n\n{sampling}; greedy answers.\n\n"
+    path = folder / (f"report.{tag}.md" if tag else "report.md")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, head + table.to_markdown())
+    return path, table

@@ -1,0 +1,254 @@
+"""What the stages share: the model, the loss step, the optimizer, and checkpoints that hold only what was trained."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from tstar.compressors import Compressor, build_compressor
+from tstar.data.batch import Batch, Processor
+from tstar.data.conversations import Template, get_template
+from tstar.errors import ConfigError
+from tstar.language import LanguageConfig, VideoLMM
+from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
+from tstar.stages.optimizers import OptimizerConfig, build_optimizer
+from tstar.stages.weights import import_part
+from tstar.vision import VisionConfig
+
+PARTS = ("compressor", "language")
+
+
+class Stage(LightningModule):
+    """One step of a recipe: a model of which some parts learn.
+
+    Args:
+        vision: the frozen encoder.
+        language: the language model and its prompt template.
+        compressor: ``name``, ``preset`` and options, as :func:`tstar.compressors.build_compressor` takes them.
+        optimizer: Adam and its schedule.
+        init_from: weights files of earlier stages by part ("compressor", "language").
+        max_length: longest sequence of the language model, visual tokens included.
+        lr_on_resume: which learning rate goes on after a resume where they differ, "checkpoint" or "config".
+    """
+
+    trains: ClassVar[frozenset[str]] = frozenset()
+    """Parts that learn: "compressor", "language"."""
+    fixed_compressor: ClassVar[dict[str, Any] | None] = None
+    """Set where the protocol leaves no choice."""
+
+    def __init__(
+        self,
+        vision: VisionConfig,
+        language: LanguageConfig,
+        compressor: dict[str, Any],
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        init_from: dict[str, str] | None = None,
+        max_length: int = 4096,
+        lr_on_resume: str = "checkpoint",
+    ) -> None:
+        super().__init__()
+        if lr_on_resume not in ("checkpoint", "config"):
+            raise ConfigError(f"model.init_args.lr_on_resume must be checkpoint or config, got '{lr_on_resume}'")
+        self.optimizer_config, self.lr_on_resume = optimizer, lr_on_resume
+        if max_length < 2:
+            raise ConfigError(f"model.init_args.max_length must be at least 2, got {max_length}")
+        spec = dict(self.fixed_compressor or compressor)
+        if "name" not in spec:
+            raise ConfigError("model.init_args.compressor needs a name, as in {name: mambamia, preset: miniature}")
+        for key in ("d_vision", "d_language", "grid"):
+            if key in spec:
+                raise ConfigError(f"model.init_args.compressor.{key} follows from vision and language; remove it")
+        encoder, llm = vision.build(), language.build()
+        mixer = build_compressor(d_vision=encoder.d_vision, d_language=llm.d_language, grid=encoder.grid, **spec)
+        self.lmm = VideoLMM(encoder, mixer, llm, max_length)
+        self.descriptions: dict[str, Any] = {
+            "compressor": describe_compressor(spec["name"], mixer),
+            "language": {"type": llm.model.config.model_type, "d_language": llm.d_language},
+        }
+        for part, path in (init_from or {}).items():
+            if part not in PARTS:
+                raise ConfigError(f"init_from knows {' and '.join(PARTS)}, got '{part}'")
+            import_part(self.lmm, part, Path(path), self.descriptions[part])
+        train_only(self.lmm, self.trains)
+        self.train()
+        self.resized = "square"
+        self.recipe: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.strict_loading = False
+        self._frozen_digest = ""
+
+    # what the data and the evaluation need to know
+
+    @property
+    def template(self) -> Template:
+        """Prompt template of the training conversations."""
+        return get_template(self.answer_template)
+
+    @property
+    def answer_template(self) -> str:
+        """Name of the template that questions are asked with."""
+        return self.lmm.language.config.template
+
+    def processor(self) -> Processor:
+        """Stored samples to this model's tensors."""
+        return Processor(self.lmm.language.tokenizer, self.template, self.lmm.encoder.image_size, self.resized)
+
+    @property
+    def frozen_digest(self) -> str:
+        """Hash of the parts that do not learn; computed once."""
+        self._frozen_digest = self._frozen_digest or frozen_digest(self.lmm)
+        return self._frozen_digest
+
+    # training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss over the supervised tokens of a batch."""
+        loss, count = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/supervised_tokens", float(count), batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
+        """Mean loss over the supervised tokens of a held-out batch; None where only benchmarks are wanted."""
+        if batch is None:
+            return
+        loss, count = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+        self.log("val/loss", loss, batch_size=max(count, 1), sync_dist=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed every micro-batch from where it stands: nothing random has to be stored, any restart draws the same."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        place = (seed, self.trainer.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Frozen parts stay in eval mode."""
+        super().train(mode)
+        for name, child in self.lmm.named_children():
+            child.train(mode and name in self.trains)
+        return self
+
+    def transfer_batch_to_device(self, batch: Batch | None, device: torch.device, dataloader_idx: int) -> Batch | None:
+        """Move a batch's tensors."""
+        return None if batch is None else batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        """Adam over what learns, with warm-up and cosine a step."""
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ConfigError(
+                "trainer.max_epochs or trainer.max_steps must bound the training: the learning rate falls to its end"
+            )
+        optimizer, schedule = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, int(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # checkpoints: the trained part, and enough to know the rest again
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained tensors only; add the recipe."""
+        trained = {f"lmm.{name}" for name in trained_tensors(self.lmm)}
+        checkpoint["state_dict"] = {n: t for n, t in checkpoint["state_dict"].items() if n in trained}
+        checkpoint["tstar"] = {
+            "format": 1,
+            "stage": type(self).__name__,
+            "recipe": self.recipe,
+            "frozen": self.frozen_digest,
+            "descriptions": self.descriptions,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another stage's checkpoint or other frozen parts; note where the recipe differs, which then wins."""
+        theirs = check_checkpoint(checkpoint)
+        if theirs["stage"] != type(self).__name__:
+            raise ConfigError(
+                f"this is the checkpoint of a {theirs['stage']} stage and cannot resume {type(self).__name__}; "
+                "to start from its weights use init_from"
+            )
+        self.check_frozen(theirs["frozen"])
+        changed = differences(theirs["recipe"], self.recipe)
+        rates = tuple(
+            f"model.init_args.{name} " for name in ("optimizer.lr", "optimizer.compressor_lr", "lr_on_resume")
+        )
+        self.notes += [f"{line} (the recipe wins)" for line in changed if not line.startswith(rates)]
+        self._restore_optimizer_settings(checkpoint)
+
+    def check_frozen(self, digest: str) -> None:
+        """Refuse frozen parts other than those a checkpoint was trained with."""
+        if digest != self.frozen_digest:
+            raise ConfigError(
+                "the frozen parts (encoder, or a language model that this stage does not train) are not those the "
+                "checkpoint was trained with; restore vision.model, language.path and init_from"
+            )
+
+    def _restore_optimizer_settings(self, checkpoint: dict[str, Any]) -> None:
+        """An optimizer's state brings its settings along: the recipe's win, but for the rate, where ``lr_on_resume`` decides."""
+        fresh, _ = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, 1)
+        peaks = [group["initial_lr"] for group in fresh.param_groups]
+        states, schedules = checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", [])
+        for state, schedule in zip(states, schedules, strict=True):
+            for group, own in zip(state["param_groups"], fresh.param_groups, strict=True):
+                group.update({name: own[name] for name in ("betas", "eps", "weight_decay")})
+            saved = [group["initial_lr"] for group in state["param_groups"]]
+            if saved == peaks:
+                continue
+            if self.lr_on_resume == "config":
+                for group, peak in zip(state["param_groups"], peaks, strict=True):
+                    group["lr"] *= peak / group["initial_lr"]
+                    group["initial_lr"] = peak
+                schedule["base_lrs"] = peaks
+                schedule["_last_lr"] = [group["lr"] for group in state["param_groups"]]
+            kept = "the recipe's" if self.lr_on_resume == "config" else "the checkpoint's"
+            self.notes.append(
+                f"peak learning rates are {peaks} in the recipe and {saved} in the checkpoint: {kept} go on "
+                "(model.init_args.lr_on_resume: checkpoint or config)"
+            )
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load the trained tensors; exactly those must be there."""
+        wanted = {f"lmm.{name}" for name in trained_tensors(self.lmm)}
+        if wanted != set(state_dict):
+            missing, extra = sorted(wanted - set(state_dict)), sorted(set(state_dict) - wanted)
+            raise ConfigError(
+                f"the checkpoint is of another model: {len(missing)} tensors are missing (e.g. {missing[:1]}), "
+                f"{len(extra)} are unknown (e.g. {extra[:1]})"
+            )
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    # answering
+
+    def generate(self, prompts: Sequence[Tensor], visual: Sequence[Tensor], *, max_new_tokens: int = 16) -> list[str]:
+        """Greedy answers to prompts, given each one's visual tokens; see :meth:`VideoLMM.generate`."""
+        end = get_template(self.answer_template).answer_end
+        return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end,))
+
+
+def describe_compressor(name: str, compressor: Compressor) -> dict[str, Any]:
+    """What a compressor's weights belong to: its resolved settings, but for those that only decide how it is computed."""
+    settings = dataclasses.asdict(compressor.config)
+    settings.pop("gradient_checkpointing", None)
+    return {"name": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
+
+
+def check_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint that is tstar's own; :class:`ConfigError` if there is none."""
+    theirs = checkpoint.get("tstar")
+    if not isinstance(theirs, dict) or theirs.get("format") != 1:
+        raise ConfigError("this is not a checkpoint of tstar, or of a version that this one cannot read")
+    return theirs
+
+
+def differences(then: Any, now: Any, path: str = "") -> list[str]:
+    """Where two recipes differ, a line a setting."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        lines = []
+        for key in sorted({*then, *now}):
+            lines += differences(then.get(key), now.get(key), f"{path}.{key}" if path else key)
+        return lines
+    return [] if then == now else [f"{path} was {then!r} and is {now!r}"]

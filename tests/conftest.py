@@ -12,6 +12,8 @@ from tstar.language import HFCausalLM, LanguageConfig
 from tstar.language.miniature import build_miniature_language
 from tstar.vision.miniature import build_miniature_encoder
 
+torch.set_num_threads(1)  # with tensors this small, threads wait for one another more than they work
+
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
@@ -23,8 +25,10 @@ def tiny_world(tmp_path_factory) -> Path:
     return out
 
 
-def language_documents(count: int = 40) -> list:
+@pytest.fixture(scope="session")
+def language_documents() -> list:
     """Documents of the miniature language model's training, few of them."""
+    count = 40
     chat, plain = get_template("miniature"), get_template("plain")
     captions = [
         ({"from": "human", "value": ""}, {"from": "gpt", "value": text}) for text in plain_captions(count // 4, 0)
@@ -33,11 +37,11 @@ def language_documents(count: int = 40) -> list:
 
 
 @pytest.fixture(scope="session")
-def miniature_parts(tmp_path_factory) -> Path:
+def miniature_parts(tmp_path_factory, language_documents) -> Path:
     """A folder with ``vision`` and ``language``, the miniature's frozen parts, hardly trained. Not to be written to."""
     out = tmp_path_factory.mktemp("parts")
     build_miniature_encoder(out / "vision", seed=0)
-    build_miniature_language(out / "language", language_documents(), steps=2, batch_size=8, seed=0)
+    build_miniature_language(out / "language", language_documents, steps=2, batch_size=8, seed=0)
     return out
 
 

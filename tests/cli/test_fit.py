@@ -80,9 +80,12 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
     assert table["columns"] == ["mini-mlvu", "mini-tempcompass", "mean"]
+    tag = "mini-mlvu-mini-tempcompass"  # an evaluation that is not the recipe's whole one lies apart
+    assert (out / f"report.{tag}.md").is_file()
     for suite in ("mini-mlvu", "mini-tempcompass"):
         for mode in ("full", "blind", "single_frame"):
-            again, first = (json.loads((p / "eval" / f"{suite}.{mode}.json").read_text()) for p in (out, run))
+            places = (out / "eval" / tag, run / "eval")
+            again, first = (json.loads((place / f"{suite}.{mode}.json").read_text()) for place in places)
             assert again["aggregate"] == first["aggregate"]
 
     finished = fit("--name", "whole", "--ckpt")

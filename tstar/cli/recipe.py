@@ -145,8 +145,10 @@ def _settings_layer(settings: list[tuple[str, str]], stages: list[str], lines: L
 
 
 def merge(base: dict[str, Any], over: dict[str, Any], path: str, warn: Callable[[str], None]) -> None:
-    """Lay ``over`` on ``base`` in place. ``key+`` appends to a list. Choosing another class or compressor drops the settings of
-    the one before, with a warning that names them."""
+    """Lay ``over`` on ``base`` in place. ``key+`` appends to a list, an empty mapping clears.
+
+    Choosing another class or compressor drops the settings of the one before, with a warning that names them.
+    """
     _drop_foreign(base, over, path, warn)
     for key, value in over.items():
         where = f"{path}.{key}" if path else key
@@ -155,7 +157,7 @@ def merge(base: dict[str, Any], over: dict[str, Any], path: str, warn: Callable[
             if not isinstance(value, list) or not isinstance(base.get(name, []), list):
                 raise ConfigError(f"{where} appends to a list, got {value!r}")
             base[name] = [*base.get(name, []), *copy.deepcopy(value)]
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+        elif isinstance(value, dict) and value and isinstance(base.get(key), dict):
             merge(base[key], value, where, warn)
         else:
             base[key] = copy.deepcopy(value)

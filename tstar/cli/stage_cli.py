@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from tstar.cli.quiet import quiet_libraries
 from tstar.data.datamodule import ClipDataModule
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, TstarError
 from tstar.stages import Stage
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 
@@ -38,10 +39,11 @@ class StageCLI(LightningCLI):
                 parser_kwargs={"exit_on_error": False},
                 auto_configure_optimizers=False,
             )
-        except (ConfigError, OSError):
-            raise
-        except Exception as error:
-            if type(error).__name__ == "ArgumentError":
+        except (ArgumentError, ValueError, TypeError) as error:
+            own = _own_error(error)
+            if own is not None:
+                raise own from None
+            if isinstance(error, ArgumentError):
                 raise ConfigError(_reason(error)) from error
             raise
 
@@ -65,6 +67,13 @@ class StageCLI(LightningCLI):
             enable_model_summary=False,
             **kwargs,
         )
+
+
+def _own_error(error: BaseException | None) -> TstarError | None:
+    """What one of our classes said when it was built, under what jsonargparse wrapped round it."""
+    while error is not None and not isinstance(error, TstarError):
+        error = error.__cause__
+    return error
 
 
 def _reason(error: Exception) -> str:

@@ -123,6 +123,7 @@ def _evaluate(
     quiet: bool,
 ) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.data import DataLoader
 
     from tstar.cli.stage_cli import build_stage
     from tstar.evaluation.callbacks import BenchmarkEvaluation
@@ -140,7 +141,8 @@ def _evaluate(
     stage.check_frozen(checkpoint["tstar"]["frozen"])
     stage.load_state_dict(checkpoint["state_dict"])
     stage.recipe = recipe
-    nothing = [None] if cli.datamodule is None else None  # one empty round where there is no held-out loss
+    # one empty batch where there is no held-out loss
+    nothing = DataLoader([None], batch_size=None) if cli.datamodule is None else None  # type: ignore[arg-type, var-annotated]
     cli.trainer.validate(stage, datamodule=cli.datamodule, dataloaders=nothing, verbose=False)
     return callback
 

@@ -112,9 +112,28 @@ class ResumableLoader:
         return len(self.source) // self.layout.global_batch * self.layout.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch; where it begins is looked up when the first batch is asked for, not before."""
+        self._check_unloaded()
         epoch, step = divmod(self.trainer.global_step, self.steps_per_epoch)
         batches = rank_batches(self._order(epoch), self.layout, self.rank, step * self.layout.global_batch)
-        return iter(PlannedLoader(self.source, list(batches), self.settings))
+        yield from PlannedLoader(self.source, list(batches), self.settings)
+
+    def _check_unloaded(self) -> None:
+        """Take up a state that Lightning kept to itself.
+
+        Loaders that are set up before a checkpoint is restored are never given theirs; ``estimated_stepping_batches`` in
+        ``configure_optimizers`` does that.
+        """
+        loop = getattr(self.trainer, "fit_loop", None)
+        states = getattr(loop, "_combined_loader_states_to_load", None)
+        if not loop or not states:
+            return
+        loop._combined_loader_states_to_load = []
+        if self.load_state_dict(states[0]):
+            raise ConfigError(
+                "cannot go on: the checkpoint is from inside an accumulation window or another accumulation, and the stage "
+                "had the loaders set up before it was restored; do not use estimated_stepping_batches in configure_optimizers"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands, free of ranks and workers, at the last optimizer step."""
@@ -130,8 +149,12 @@ class ResumableLoader:
             "accumulate": self.layout.accumulate,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``; :class:`ConfigError` where the order would not be the same."""
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Go on from ``state``; :class:`ConfigError` where the order would not be the same.
+
+        Returns:
+            Whether Lightning's count of batches had to be corrected, which helps only before an epoch begins.
+        """
         mine = self.state_dict()
         names = {
             "index": "the shards (data.shards) are others than",
@@ -154,9 +177,9 @@ class ResumableLoader:
                 f"cannot go on: an epoch has {mine['steps_per_epoch']} steps and had {state['steps_per_epoch']}; keep "
                 "trainer.limit_train_batches as it was"
             )
-        self._rewind(state["accumulate"])
+        return self._rewind(state["accumulate"])
 
-    def _rewind(self, accumulate: int) -> None:
+    def _rewind(self, accumulate: int) -> bool:
         """Make Lightning's count of batches agree with ours.
 
         It counts micro-batches, which another accumulation counts differently. A checkpoint from inside a window has the
@@ -166,13 +189,14 @@ class ResumableLoader:
         progress = loop.batch_progress
         steps, inside = divmod(progress.current.ready, accumulate)
         if inside and progress.is_last_batch:  # an epoch cut by limit_train_batches ends with a step in any case
-            return
+            return False
         shift = steps * self.layout.accumulate - progress.current.ready
         for count in (progress.current, progress.total):
             for name in ("ready", "started", "processed", "completed"):
                 setattr(count, name, getattr(count, name) + shift)
         if inside:
             loop._batches_that_stepped -= 1  # a restart adds one for a step that it takes to be new
+        return shift != 0
 
 
 class ClipDataModule(LightningDataModule):

@@ -7,7 +7,7 @@ cross a fork.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,12 +179,14 @@ def _read_decord(path: Path, chosen: list[int], count: int) -> np.ndarray:
 def _read_pyav(path: Path, chosen: list[int], count: int) -> np.ndarray:
     wanted = set(chosen)
     found: dict[int, np.ndarray] = {}
-    last, number = None, -1
+    last: Any = None
+    number = -1
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         assert stream is not None  # it was there a moment ago
         stream.codec_context.thread_count = 1  # frame threads hang when decoding stops early
-        for number, last in enumerate(container.decode(stream)):  # noqa: B007 - both are used after the loop
+        decoded: Iterable[Any] = container.decode(stream)
+        for number, last in enumerate(decoded):
             if number in wanted:
                 found[number] = last.to_ndarray(format="rgb24")
             if len(found) == len(wanted):

@@ -89,7 +89,7 @@ def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     for path in index_paths(shard):
         try:
             arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+        except Exception as error:  # a damaged header makes numpy raise many types, down to tokenize's
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"shard index {path} is missing or damaged ({reason}); {REMEDY}") from error
     members, samples = arrays

@@ -204,12 +204,20 @@ def _finished(shard: Path, media_root: Path) -> bool:
     try:
         there = load_index(shard)
         skipped = json.loads(_skipped_path(shard).read_text())
-        whole = all(np.array_equal(a, b) for a, b in zip(there, build_index(shard), strict=True))
+        whole = shard.stat().st_size == _tar_bytes(there[0])
+        whole = whole and all(np.array_equal(a, b) for a, b in zip(there, build_index(shard), strict=True))
         return whole and not any(
             skip["reason"].startswith("no such ") and (media_root / skip["media"]).is_file() for skip in skipped
         )
     except (DataError, OSError, ValueError, KeyError, TypeError, tarfile.TarError):
         return False
+
+
+def _tar_bytes(members: np.ndarray) -> int:
+    """Size of a finished tar: two empty blocks after the last member, then filled up to whole records."""
+    end = int(members[-1]["offset"] + members[-1]["size"]) if len(members) else 0
+    blocks = -(-end // tarfile.BLOCKSIZE) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 def _skipped_path(shard: Path) -> Path:

@@ -56,6 +56,7 @@ class Stage(LightningModule):
         super().__init__()
         if lr_on_resume not in ("checkpoint", "config"):
             raise ConfigError(f"model.init_args.lr_on_resume must be checkpoint or config, got '{lr_on_resume}'")
+        get_template(language.template)  # an unknown one shall not be found out at the first question
         self.optimizer_config, self.lr_on_resume = optimizer, lr_on_resume
         if max_length < 2:
             raise ConfigError(f"model.init_args.max_length must be at least 2, got {max_length}")
@@ -139,14 +140,29 @@ class Stage(LightningModule):
         """Move a batch's tensors."""
         return None if batch is None else batch.to(device)
 
-    def configure_optimizers(self) -> Any:
-        """Adam over what learns, with warm-up and cosine a step."""
-        total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps from the first to the last epoch.
+
+        Lightning's own estimate is not asked: it sets the loaders up before a checkpoint is restored, and then they never
+        hear where to go on.
+        """
+        trainer = self.trainer
+        bounds = [trainer.max_steps] if trainer.max_steps >= 0 else []
+        if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+            loader = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            batches, limit = len(loader), trainer.limit_train_batches
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+            bounds.append(trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches))
+        if not bounds:
             raise ConfigError(
                 "trainer.max_epochs or trainer.max_steps must bound the training: the learning rate falls to its end"
             )
-        optimizer, schedule = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, int(total))
+        return min(bounds)
+
+    def configure_optimizers(self) -> Any:
+        """Adam over what learns, with warm-up and cosine a step."""
+        optimizer, schedule = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # checkpoints: the trained part, and enough to know the rest again

@@ -46,8 +46,9 @@ def warmup_cosine(step: int, total: int, warmup_fraction: float) -> float:
     warmup = math.ceil(total * warmup_fraction - 1e-9)  # 100 steps x 0.07 are 7, not 7.000000000000001 rounded up
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if step >= total:
+        return 0.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -31,7 +31,7 @@ def export_weights(model: nn.Module, path: Path, parts: dict[str, Any]) -> str:
     tensors = {name: t.detach().cpu().contiguous() for name, t in trained_tensors(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"format": FORMAT, "parts": json.dumps(parts, sort_keys=True)})
+    save_file(tensors, temporary, metadata={FORMAT: json.dumps(parts, sort_keys=True)})  # one key: their order varies
     with safe_open(temporary, framework="pt") as back:
         if not all(torch.equal(back.get_tensor(name), t) for name, t in tensors.items()):
             raise DataError(f"{path} reads back differently from what was written; is the disk sound?")
@@ -57,13 +57,13 @@ def import_part(model: nn.Module, part: str, path: Path, description: Any) -> No
             tensors = {n.removeprefix(f"{part}."): file.get_tensor(n) for n in names}
     except SafetensorError as error:
         raise DataError(f"weights file {path} is damaged ({error})") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise DataError(
             f"init_from.{part}: {path} is not a tstar weights file (`tstar fit` leaves weights.safetensors)"
         )
     if not tensors:
         raise ConfigError(f"init_from.{part}: {path} holds no trained {part}")
-    theirs = json.loads(metadata["parts"]).get(part)
+    theirs = json.loads(metadata[FORMAT]).get(part)
     if json.dumps(theirs, sort_keys=True) != json.dumps(description, sort_keys=True):
         raise ConfigError(f"init_from.{part}: {path} is of another {part}: {theirs}, this recipe has {description}")
     module = model.get_submodule(part)

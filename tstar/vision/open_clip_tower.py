@@ -3,6 +3,7 @@
 Published encoders: ``convnext_large_d_320`` (320 px, 10 x 10 patches of width 1536) and ``ViT-L-14-336`` (24 x 24 of 1024).
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tstar.errors import ConfigError, DataError, suggest
+from tstar.errors import ConfigError, DataError
 from tstar.vision.base import VisionEncoder
 
 
@@ -47,7 +48,7 @@ class OpenClipTower(VisionEncoder):
         visual = _load(config).visual
         self.is_trunk = hasattr(visual, "trunk")
         self.tower: Any = visual.trunk if self.is_trunk else visual
-        if not self.is_trunk and not hasattr(visual, "forward_intermediates"):
+        if not self.is_trunk and not hasattr(visual, "transformer"):
             raise ConfigError(
                 f"vision.model '{config.model}' is a {type(visual).__name__}; tstar reads vision transformers and timm trunks"
             )
@@ -118,7 +119,11 @@ def _load(config: VisionConfig) -> Any:
                 f"no encoder in {config.model} (open_clip_config.json is missing); `tstar miniature` makes the miniature's"
             )
         if ":" not in config.model and config.model not in open_clip.list_models():
-            raise ConfigError(f"unknown vision.model '{config.model}'{suggest(config.model, open_clip.list_models())}")
+            close = difflib.get_close_matches(config.model, open_clip.list_models(), n=3, cutoff=0.4)
+            near = f"; did you mean {' or '.join(close)}" if close else ""
+            raise ConfigError(
+                f"unknown vision.model '{config.model}'{near}; it must be a folder or one of open_clip.list_models()"
+            )
         if config.pretrained is None and ":" not in config.model:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(config.model))
             raise ConfigError(

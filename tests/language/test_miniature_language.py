@@ -1,0 +1,73 @@
+"""The miniature language model as it is built: the same every time, with a tokenizer that loses nothing."""
+
+import hashlib
+
+import pytest
+import torch
+import transformers
+
+from tstar.data.conversations import get_template
+from tstar.language import LanguageConfig
+from tstar.language.miniature import build_miniature_language
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_it_is_the_same_every_time(miniature_parts, language_documents, tmp_path):
+    state = torch.get_rng_state()
+    build_miniature_language(tmp_path / "again", language_documents, steps=2, batch_size=8, seed=0)
+    build_miniature_language(tmp_path / "other", language_documents, steps=2, batch_size=8, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    again, other = digests(tmp_path / "again"), digests(tmp_path / "other")
+    assert again == digests(miniature_parts / "language")
+    assert again["model.safetensors"] != other["model.safetensors"]
+    assert again["tokenizer.json"] == other["tokenizer.json"]
+
+
+def test_training_learns_the_answers(language_documents, tmp_path):
+    seen = []
+    first = build_miniature_language(tmp_path / "a", language_documents, steps=1, batch_size=8)
+    last = build_miniature_language(
+        tmp_path / "b", language_documents, steps=12, batch_size=8, progress=lambda done, total: seen.append(done)
+    )
+    assert last < first - 1
+    assert seen == list(range(1, 13))
+
+
+@pytest.mark.parametrize("text", ["A red star.\n(B) two  spaces", "ünïcode ✓ 日本", "", "<|user|>\nq<|end|>\n"])
+def test_the_tokenizer_loses_nothing(miniature_language, text):
+    tokenizer = miniature_language.tokenizer
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=False) == text
+
+
+def test_marks_are_one_token_each(miniature_language):
+    tokenizer = miniature_language.tokenizer
+    for mark in ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"):
+        assert len(tokenizer(mark).input_ids) == 1
+    assert (tokenizer.pad_token_id, tokenizer.eos_token) == (0, "<|end|>")
+    assert len(tokenizer) == miniature_language.model.config.vocab_size
+
+
+def test_the_chat_template_renders_what_training_used(miniature_language):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A star."}]
+    messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A star."}]
+    template, tokenizer = get_template("miniature"), miniature_language.tokenizer
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "".join(t for t, _ in template.pieces(turns))
+    asked = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert asked == template.prompt("What?")
+
+
+def test_any_other_program_can_load_it(miniature_parts):
+    model = transformers.AutoModelForCausalLM.from_pretrained(miniature_parts / "language")
+    ours = LanguageConfig(path=str(miniature_parts / "language"), template="miniature").build()
+    assert type(model).__name__ == "LlamaForCausalLM"
+    theirs = dict(model.named_parameters())
+    assert all(torch.equal(theirs[name], p) for name, p in ours.model.named_parameters())
+
+
+def test_nothing_to_learn_from_is_refused(language_documents, tmp_path):
+    for documents, steps in (([], 1), (language_documents, 0)):
+        with pytest.raises(ValueError, match="at least one step"):
+            build_miniature_language(tmp_path, documents, steps=steps)

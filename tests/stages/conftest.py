@@ -1,0 +1,112 @@
+"""Stages over the tiny world, and a trainer that does nothing but train."""
+
+import signal
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from tstar.cli.quiet import quiet_libraries
+from tstar.data.datamodule import ClipDataModule
+from tstar.language import LanguageConfig
+from tstar.stages import OptimizerConfig, VideoSFT
+from tstar.stages.checkpoint_io import VerifiedCheckpointIO
+from tstar.vision import VisionConfig
+
+
+class Losses(Callback):
+    """Remembers the loss and the rate of every batch, and what it came with."""
+
+    def __init__(self):
+        self.values, self.rates, self.samples = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.samples.append(tuple(batch.ids))
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(float(outputs["loss"]))
+
+
+class At(Callback):
+    """Does something once, right after an optimizer step of a given number."""
+
+    def __init__(self, step, action):
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if trainer.global_step == self.step and self.action:
+            action, self.action = self.action, None
+            action(trainer)
+
+
+def terminate(trainer):
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def make_stage(tiny_world):
+    """A function that builds a stage from seed 0; ``lr`` and further optimizer settings, and those of the stage, by name."""
+    quiet_libraries()
+
+    def make(kind=VideoSFT, *, lr=1e-3, optimizer=None, models=None, seed=0, **settings):
+        seed_everything(seed, verbose=False)
+        models = models or tiny_world / "models"
+        settings.setdefault("compressor", {"name": "mambamia", "preset": "tiny"})
+        settings.setdefault("max_length", 768)
+        return kind(
+            vision=VisionConfig(model=str(models / "vision")),
+            language=LanguageConfig(path=str(models / "language"), template="miniature"),
+            optimizer=OptimizerConfig(lr=lr, **(optimizer or {})),
+            **settings,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(tiny_world):
+    """A function that fits a stage on shards of the tiny world and returns its trainer; losses are in ``trainer.losses``."""
+
+    def fit(stage, shards="align", *, ckpt=None, callbacks=(), batch_size=4, limit=None, data=None, **settings):
+        losses = Losses()
+        settings.setdefault("max_epochs", 1)
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            enable_checkpointing=any(type(c).__name__ == "_AtOptimizerSteps" for c in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=[VerifiedCheckpointIO()],
+            callbacks=[losses, *callbacks],
+            logger=settings.pop("logger", False),
+            gradient_clip_val=1.0,
+            **settings,
+        )
+        trainer.losses = losses
+        data = data or ClipDataModule(
+            stage.processor(), [str(tiny_world / "shards" / shards)], batch_size=batch_size, limit=limit
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(stage, datamodule=data, ckpt_path=ckpt)
+        return trainer
+
+    return fit
+
+
+@pytest.fixture
+def snapshot():
+    """A function that copies all tensors of a model by name."""
+
+    def copy(module):
+        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+    return copy
+
+
+def same(first, second):
+    """Names of tensors that are not bit for bit equal."""
+    assert first.keys() == second.keys()
+    return [name for name in first if not torch.equal(first[name], second[name])]

@@ -1,0 +1,155 @@
+"""Weights files: what one stage hands to the next, and what is refused."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tstar.errors import ConfigError, DataError
+from tstar.stages import Align, ImageSFT, VideoSFT
+from tstar.stages.weights import export_weights, file_digest, import_part
+
+
+@pytest.fixture(scope="module")
+def exported(make_stage, tmp_path_factory):
+    """A VideoSFT stage with weights unlike any fresh one's, and the file it left."""
+    stage = make_stage(VideoSFT)
+    with torch.no_grad():
+        for parameter in stage.lmm.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    path = tmp_path_factory.mktemp("weights") / "new" / "weights.safetensors"
+    digest = export_weights(stage.lmm, path, stage.descriptions)
+    return stage, path, digest
+
+
+def test_the_file_holds_what_was_trained_and_its_digest_is_returned(exported):
+    stage, path, digest = exported
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest() == file_digest(path)
+    tensors = load_file(path)
+    wanted = {n: p for n, p in stage.lmm.named_parameters() if not n.startswith("encoder")}
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], p) for name, p in wanted.items())
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing temporary is left
+
+
+def test_both_parts_start_a_later_stage_bit_for_bit(exported, make_stage, snapshot):
+    stage, path, _ = exported
+    later = make_stage(VideoSFT, seed=1, init_from={"compressor": str(path), "language": str(path)})
+    ours, theirs = snapshot(stage.lmm), snapshot(later.lmm)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (
+        later.lmm.language.model.get_output_embeddings().weight
+        is later.lmm.language.embed.__self__.model.get_input_embeddings().weight
+    )
+
+
+def test_one_part_alone_leaves_the_other_as_it_was(exported, make_stage, snapshot):
+    _, path, _ = exported
+    fresh = snapshot(make_stage(Align).lmm)
+    later = snapshot(make_stage(Align, init_from={"language": str(path)}).lmm)
+    differ = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], later[name])}
+    assert differ == {"language"}
+
+
+def test_how_a_compressor_is_computed_does_not_matter(exported, make_stage):
+    _, path, _ = exported
+    spec = {"name": "mambamia", "preset": "tiny", "gradient_checkpointing": True}
+    make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "bimamba", "preset": "tiny"},
+        {"name": "mambamia", "preset": "tiny", "num_layers": 1},
+        {"name": "mambamia", "preset": "tiny", "query_interval": 12},
+        {"name": "mambamia", "preset": "tiny", "temporal_stride": 2},
+    ],
+)
+def test_another_compressor_is_refused(exported, make_stage, spec, one_line):
+    _, path, _ = exported
+    with pytest.raises(ConfigError) as caught:
+        make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
+    one_line(caught.value, "init_from.compressor", str(path), "another compressor")
+
+
+def test_a_part_that_was_not_trained_is_not_there(make_stage, tmp_path, one_line):
+    align = make_stage(Align)
+    path = tmp_path / "weights.safetensors"
+    export_weights(align.lmm, path, align.descriptions)
+    with pytest.raises(ConfigError) as caught:
+        make_stage(VideoSFT, init_from={"language": str(path)})
+    one_line(caught.value, "init_from.language", str(path), "no trained language")
+
+
+def test_another_language_model_is_refused(exported, make_stage, miniature_parts, tmp_path, one_line):
+    import shutil
+
+    import transformers
+
+    _, path, _ = exported
+    models = tmp_path / "models"
+    shutil.copytree(miniature_parts / "vision", models / "vision")
+    shutil.copytree(miniature_parts / "language", models / "language")
+    config = transformers.AutoConfig.from_pretrained(models / "language")
+    config.num_hidden_layers = 1
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(models / "language")
+    with pytest.raises(ConfigError) as caught:
+        make_stage(ImageSFT, models=models, init_from={"language": str(path)})
+    one_line(caught.value, "init_from.language", str(path), "do not fit")
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "header":
+        path.write_bytes(b"\xff" * 8 + data[8:])
+    else:
+        path.write_bytes(b"not weights at all, but some text instead")
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "header", "text"])
+def test_a_damaged_file_is_named(exported, tmp_path, how, one_line):
+    stage, path, _ = exported
+    copy = tmp_path / "weights.safetensors"
+    copy.write_bytes(path.read_bytes())
+    damage(copy, how)
+    with pytest.raises(DataError) as caught:
+        import_part(stage.lmm, "compressor", copy, stage.descriptions["compressor"])
+    one_line(caught.value, str(copy))
+
+
+def test_a_missing_file_and_a_foreign_one_are_named(exported, tmp_path, one_line):
+    stage, _, _ = exported
+    description = stage.descriptions["compressor"]
+    with pytest.raises(DataError) as caught:
+        import_part(stage.lmm, "compressor", tmp_path / "none.safetensors", description)
+    one_line(caught.value, "none.safetensors", "init_from.compressor")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"compressor.x": torch.zeros(1)}, foreign)
+    with pytest.raises(DataError) as caught:
+        import_part(stage.lmm, "compressor", foreign, description)
+    one_line(caught.value, str(foreign), "not a tstar weights file")
+
+
+def test_nothing_is_changed_where_something_does_not_fit(exported, tmp_path, snapshot):
+    stage, path, _ = exported
+    before = snapshot(stage.lmm)
+    tensors = load_file(path)
+    tensors["compressor.query"] = torch.zeros(3)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["parts"]) == json.loads(json.dumps(stage.descriptions))
+    broken = tmp_path / "broken.safetensors"
+    save_file(tensors, broken, metadata=metadata)
+    with pytest.raises(ConfigError):
+        import_part(stage.lmm, "compressor", broken, stage.descriptions["compressor"])
+    after = snapshot(stage.lmm)
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -8,7 +8,7 @@ RECIPE ?= two_stage
 # The constraint keeps torch at a release that has its torchvision; see pyproject.toml.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env miniature fit validate test test-all check format picture clean
+.PHONY: help env miniature fit validate test test-all check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

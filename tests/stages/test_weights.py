@@ -36,15 +36,19 @@ def test_the_file_holds_what_was_trained_and_its_digest_is_returned(exported):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing temporary is left
 
 
+def test_the_same_weights_give_the_same_bytes(exported, tmp_path):
+    stage, _, digest = exported
+    for number in range(5):
+        assert export_weights(stage.lmm, tmp_path / f"{number}.safetensors", stage.descriptions) == digest
+
+
 def test_both_parts_start_a_later_stage_bit_for_bit(exported, make_stage, snapshot):
     stage, path, _ = exported
     later = make_stage(VideoSFT, seed=1, init_from={"compressor": str(path), "language": str(path)})
     ours, theirs = snapshot(stage.lmm), snapshot(later.lmm)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert (
-        later.lmm.language.model.get_output_embeddings().weight
-        is later.lmm.language.embed.__self__.model.get_input_embeddings().weight
-    )
+    language = later.lmm.language.model
+    assert language.get_output_embeddings().weight is language.get_input_embeddings().weight
 
 
 def test_one_part_alone_leaves_the_other_as_it_was(exported, make_stage, snapshot):
@@ -62,19 +66,19 @@ def test_how_a_compressor_is_computed_does_not_matter(exported, make_stage):
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "difference"),
     [
-        {"name": "bimamba", "preset": "tiny"},
-        {"name": "mambamia", "preset": "tiny", "num_layers": 1},
-        {"name": "mambamia", "preset": "tiny", "query_interval": 12},
-        {"name": "mambamia", "preset": "tiny", "temporal_stride": 2},
+        ({"name": "bimamba"}, "name mambamia there, bimamba here"),
+        ({"name": "mambamia", "num_layers": 1}, "num_layers 2 there, 1 here"),
+        ({"name": "mambamia", "query_interval": 12}, "query_interval None there, 12 here"),
+        ({"name": "mambamia", "temporal_stride": 2}, "temporal_stride None there, 2 here"),
     ],
 )
-def test_another_compressor_is_refused(exported, make_stage, spec, one_line):
+def test_another_compressor_is_refused(exported, make_stage, spec, difference, one_line):
     _, path, _ = exported
     with pytest.raises(ConfigError) as caught:
-        make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
-    one_line(caught.value, "init_from.compressor", str(path), "another compressor")
+        make_stage(VideoSFT, compressor={"preset": "tiny", **spec}, init_from={"compressor": str(path)})
+    one_line(caught.value, "init_from.compressor", str(path), "another compressor", difference)
 
 
 def test_a_part_that_was_not_trained_is_not_there(make_stage, tmp_path, one_line):
@@ -146,7 +150,7 @@ def test_nothing_is_changed_where_something_does_not_fit(exported, tmp_path, sna
     tensors["compressor.query"] = torch.zeros(3)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["parts"]) == json.loads(json.dumps(stage.descriptions))
+    assert [json.loads(text) for text in metadata.values()] == [json.loads(json.dumps(stage.descriptions))]
     broken = tmp_path / "broken.safetensors"
     save_file(tensors, broken, metadata=metadata)
     with pytest.raises(ConfigError):

@@ -8,6 +8,7 @@ from typing import Any
 
 from tstar.cli.progress import bar
 from tstar.data.miniature import SCALES, WorldConfig, generate_world
+from tstar.data.miniature.contact_sheet import contact_sheet
 
 SHARDED = ("align", "image_sft", "video_sft", "video_val")
 TEXT_DOCUMENTS = {"default": 12_000, "tiny": 200}
@@ -24,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     with bar("world", "files", quiet=arguments.json) as update:
         manifest = generate_world(out, config, workers=arguments.workers, progress=update)
+    contact_sheet(out, out / "contact_sheet.png")
     seconds = {"world": round(time.monotonic() - begun, 1)}
     begun = time.monotonic()
     make_shards(out, arguments)
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         told = f", language model at {loss:.2f} nats a token" if loss is not None else ""
         spent = ", ".join(f"{what} {s:.0f} s" for what, s in seconds.items())
-        print(f"miniature world in {out}: {spent}{told}", flush=True)
+        print(f"miniature world in {out}: {spent}{told}; a few of its videos: {out / 'contact_sheet.png'}", flush=True)
     return 0
 
 

@@ -65,7 +65,8 @@ def import_part(model: nn.Module, part: str, path: Path, description: Any) -> No
         raise ConfigError(f"init_from.{part}: {path} holds no trained {part}")
     theirs = json.loads(metadata[FORMAT]).get(part)
     if json.dumps(theirs, sort_keys=True) != json.dumps(description, sort_keys=True):
-        raise ConfigError(f"init_from.{part}: {path} is of another {part}: {theirs}, this recipe has {description}")
+        differ = "; ".join(_differences(theirs or {}, description))
+        raise ConfigError(f"init_from.{part}: {path} is of another {part} than this recipe's: {differ}")
     module = model.get_submodule(part)
     stored = module.state_dict(keep_vars=True)
     wanted: dict[str, torch.Tensor] = dict(module.named_parameters())
@@ -75,6 +76,12 @@ def import_part(model: nn.Module, part: str, path: Path, description: Any) -> No
     with torch.no_grad():
         for name, tensor in tensors.items():
             wanted[name].copy_(tensor)
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Settings that differ; only the names where those do, since nothing else is comparable then."""
+    keys = ["name"] if theirs.get("name") != ours.get("name") else sorted({*theirs, *ours})
+    return [f"{k} {theirs.get(k)} there, {ours.get(k)} here" for k in keys if theirs.get(k) != ours.get(k)]
 
 
 def file_digest(path: Path) -> str:

@@ -32,6 +32,8 @@ SMALL = [
     "--evaluation.validation_items=4",
     "--stages.video_sft.data.batch_size=6",
 ]
+# one thread: with several, the math library may split its sums differently under load, in the last bit
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STAGES = ["projector", "image_sft", "align", "video_sft"]
 
 
@@ -46,13 +48,16 @@ def workplace(tmp_path, tiny_world, monkeypatch):
     return tmp_path
 
 
-def fit(*arguments, **kwargs):
+def fit(*arguments):
     command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 def weights(run):
-    return {stage: file_digest(Path("runs") / run / f"{k}-{stage}" / "weights.safetensors") for k, stage in enumerate(STAGES, 1)}
+    return {
+        stage: file_digest(Path("runs") / run / f"{k}-{stage}" / "weights.safetensors")
+        for k, stage in enumerate(STAGES, 1)
+    }
 
 
 def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_ends_the_same(workplace):
@@ -61,7 +66,13 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     assert "Generated miniature suites" in whole.stdout
     assert all(f"{row}" in whole.stdout for row in ("chance", "blind", "single frame", "model"))
     run = workplace / "runs" / "whole"
-    for path in ("report.md", "run_card.json", "config.yaml", "predictions/mini-vnbench/blind.jsonl", "eval/metrics.csv"):
+    for path in (
+        "report.md",
+        "run_card.json",
+        "config.yaml",
+        "predictions/mini-vnbench/blind.jsonl",
+        "eval/metrics.csv",
+    ):
         assert (run / path).is_file(), path
     assert list((run / "4-video_sft" / "tb").glob("events*"))
     check_predictions(run)
@@ -107,7 +118,7 @@ def kill_once_in_every_stage(name):
         again = [] if number == 1 else ["--ckpt"]
         command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, "--name", name, *again]
         with open(f"{name}.log", "a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
             until = time.monotonic() + 120
             while not list((folder / "checkpoints").glob("step=*.ckpt")) and process.poll() is None:
                 assert time.monotonic() < until, Path(f"{name}.log").read_text()

@@ -32,13 +32,24 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("2E5", 2e5), ("1.5", 1.5), ("3", 3), ("true", True), ("null", None), ("[1, 2]", [1, 2]), ("1e", "1e")],
+    [
+        ("1e-4", 1e-4),
+        ("2E5", 2e5),
+        ("1.5", 1.5),
+        ("3", 3),
+        ("true", True),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ("1e", "1e"),
+    ],
 )
 def test_values_are_read_as_people_mean_them(text, value):
     assert parse_value(text) == value
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "- 1\n- 2", "just words", "a: !!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: b: c", "- 1\n- 2", "just words", "a: !!python/object/apply:os.getcwd []"]
+)
 def test_what_is_not_a_mapping_of_plain_values_is_refused_by_name(tmp_path, text):
     with pytest.raises(ConfigError, match=r"recipe\.yaml"):
         load_yaml(write(tmp_path, text))

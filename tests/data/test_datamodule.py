@@ -191,7 +191,7 @@ def test_loaders_set_up_before_the_checkpoint_is_restored_go_on_exactly_too(shar
 def test_loaders_set_up_too_early_for_a_window_cut_short_are_refused(shards, tmp_path):
     common = {"batch": 2, "accumulate": 2, "early": True}
     fit(shards, tmp_path, callbacks=[SaveAt(tmp_path / "a.ckpt", 3)], **common)
-    with pytest.raises(ConfigError, match="inside an accumulation window.*estimated_stepping_batches"):
+    with pytest.raises(ConfigError, match=r"inside an accumulation window.*estimated_stepping_batches"):
         fit(shards, tmp_path, ckpt=tmp_path / "a.ckpt", **common)
 
 

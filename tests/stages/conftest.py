@@ -1,10 +1,8 @@
 """Stages over the tiny world, and a trainer that does nothing but train."""
 
-import signal
 import warnings
 
 import pytest
-import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from tstar.cli.quiet import quiet_libraries
@@ -27,22 +25,6 @@ class Losses(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.values.append(float(outputs["loss"]))
-
-
-class At(Callback):
-    """Does something once, right after an optimizer step of a given number."""
-
-    def __init__(self, step, action):
-        self.step, self.action = step, action
-
-    def on_train_batch_end(self, trainer, pl_module, *args):
-        if trainer.global_step == self.step and self.action:
-            action, self.action = self.action, None
-            action(trainer)
-
-
-def terminate(trainer):
-    signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")
@@ -104,9 +86,3 @@ def snapshot():
         return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
     return copy
-
-
-def same(first, second):
-    """Names of tensors that are not bit for bit equal."""
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]

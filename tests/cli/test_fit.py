@@ -189,6 +189,21 @@ def test_the_link_from_model_to_data_carries_this_stages_processor(workplace):
         ([("model.init_args.language.template", "viccuna")], "unknown template 'viccuna'"),
         ([("model.init_args.vision.model", "ViT-Q")], "ViT-Q"),
         ([("model.init_args.optimizer.lr", "-1")], "lr must be above 0"),
+        ([("evaluation.max_frames", "many")], "command line: evaluation.max_frames"),
+        ([("evaluation.benchmarks", "[mini-mlvu]")], "must be a mapping"),
+        ([("run.max_bad_fraction", "often")], "run.max_bad_fraction"),
+        ([("run.max_bad_fraction", "2")], "run.max_bad_fraction must be 0 to 1"),
+        ([("data.shards", "data_shards/my")], "data.shards"),
+        ([("model", "Align")], "'model' must be a mapping"),
+        ([("model.init_args.init_from", "align")], "init_from' must be a mapping"),
+        ([("model.init_args.init_from.compressor", "projektor")], "neither an earlier stage nor a weights file"),
+        ([("trainer.accelerator", "gpu")], "gpu"),
+        (
+            [("trainer.val_check_interval", "1000"), ("data.val_shards", "[data_shards/miniature/shards/video_val]")],
+            "val_check",
+        ),
+        ([("trainer.fast_dev_run", "true")], "data.limit"),
+        ([("trainer.max_epochs", "-1")], "must bound the training"),
     ],
 )
 def test_values_that_cannot_work_are_one_line_and_status_2(workplace, capsys, settings, message):
@@ -220,7 +235,7 @@ def test_a_damaged_sample_is_skipped_counted_and_listed_and_training_goes_on(wor
     shard.write_bytes(data)
     arguments = ["fit", "--config", "stages/align.yaml", "--data.shards", "[hurt]", "--data.batch_size", "4"]
     assert main([*arguments, "--evaluation.benchmarks", "{}"]) == 0
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "1 damaged samples were skipped" in told
     assert "checksum of 0000.jpg differs" in told
     (row,) = map(json.loads, (workplace / "runs/align/1-align/skipped.jsonl").read_text().splitlines())
@@ -233,7 +248,7 @@ def test_a_finished_stage_is_not_taken_for_one_with_other_settings(workplace):
     own = folder.stages["align"]
     own.path.mkdir(parents=True)
     own.weights.write_bytes(b"w")
-    own.finish(recipe.stages["align"], steps=1, weights_sha256=file_digest(own.weights))
+    own.finish(recipe.stages["align"], steps=1, init_from={}, weights_sha256=file_digest(own.weights))
     assert folder.check_done("align")["steps"] == 1
     other = read_recipe([Path("stages/align.yaml")], [("data.batch_size", "3")])
     with pytest.raises(ConfigError, match="finished with other settings"):
@@ -253,11 +268,40 @@ def test_print_config_shows_a_recipe_that_repeats_the_run(workplace, capsys):
     assert yaml.safe_load(printed)["stages"]["align"]["data"]["batch_size"] == 3
 
 
+def started(workplace, recipe="stages/align.yaml", name="align"):
+    """The folder of a run that was started and got nowhere."""
+    folder = RunFolder(workplace / "runs" / name, read_recipe([Path(recipe)], [], name))
+    folder.open(resume=False, overwrite=False)
+    return folder.path
+
+
 def test_a_checkpoint_of_no_stage_of_the_recipe_is_refused(workplace, capsys):
-    (workplace / "strange" / "checkpoints").mkdir(parents=True)
-    checkpoint = workplace / "strange" / "checkpoints" / "last.ckpt"
+    checkpoint = started(workplace) / "7-strange" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"x")
     assert main(["fit", "--config", "stages/align.yaml", "--ckpt", str(checkpoint)]) == 2
     told = capsys.readouterr().err
     assert "belongs to no stage of this recipe" in told
     assert "init_from" in told
+
+
+def test_a_run_of_another_recipe_is_refused_and_left_as_it_was(workplace, capsys):
+    run = started(workplace)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    assert main(["fit", "--config", "stages/unified.yaml", "--ckpt", str(run)]) == 2
+    assert "has the stages align, this recipe align, unified_sft" in capsys.readouterr().err
+    assert main(["fit", "--config", "stages/align.yaml", "--ckpt", "--overwrite"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_refused_start_leaves_nothing_behind(workplace, capsys):
+    assert main(["fit", "--config", "stages/align.yaml", "--trainer.max_epochs", "many"]) == 2
+    assert "command line: trainer.max_epochs: expected int or null, got many" in capsys.readouterr().err
+    assert not (workplace / "runs").exists()
+
+
+def test_warnings_stay_out_of_what_is_printed_for_reading_again(workplace, capsys):
+    overlay = ["--config", "stages/two_stage.yaml", "--config", "configs/compressors/avg_pool.yaml"]
+    assert main(["fit", *overlay, "--print_config"]) == 0
+    assert "warning" not in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Stages learn: the loss falls in each of them, and a handful of videos can be learnt by heart."""
 
+import dataclasses
+
 import pytest
 
 from tstar.data.annotations import read_annotations
@@ -29,12 +31,20 @@ def test_the_loss_falls(kind, shards, make_stage, train):
 
 
 def test_eight_videos_are_learnt_by_heart(make_stage, train, tiny_world, tmp_path):
-    records = [r for r in read_annotations(tiny_world / "annotations" / "video_sft.json") if r.id.endswith("_0")][:8]
+    """All are asked for the same thing, so that nothing but the video can tell their captions apart."""
+    ask = {"from": "human", "value": "<image>\nDescribe the video."}
+    records = [
+        dataclasses.replace(record, conversations=(ask, record.conversations[1]))
+        for record in read_annotations(tiny_world / "annotations" / "video_sft.json")
+        if record.id.endswith("_0")  # of the conversations about a video the one that starts with its caption
+    ]
+    records = sorted(records, key=lambda record: len(record.conversations[1]["value"]))[:8]  # the quickest to learn
+    captions = {record.conversations[1]["value"] for record in records}
     settings = ShardSettings(fps=2, max_frames=3, short_side=0, samples_per_shard=8)
     write_shards(records, tiny_world, tmp_path / "shards", settings, workers=1)
-    stage = make_stage(VideoSFT, lr=4e-3, optimizer={"betas": (0.9, 0.98), "warmup_fraction": 0.1})
+    stage = make_stage(VideoSFT, lr=4e-3, optimizer={"betas": (0.9, 0.98), "warmup_fraction": 0.3})
     data = ClipDataModule(stage.processor(), [str(tmp_path / "shards")], batch_size=8)
-    assert len({record.media for record in records}) == len(data.train_source) == 8
-    losses = train(stage, data=data, max_epochs=-1, max_steps=90).losses.values
+    assert len({record.media for record in records}) == len(captions) == len(data.train_source) == 8
+    losses = train(stage, data=data, max_epochs=-1, max_steps=120).losses.values
     assert losses[0] > 4
-    assert losses[-1] < 0.05  # 0.022 was measured
+    assert losses[-1] < 0.05  # 0.006 was measured; 0.005 to 0.01 with other seeds and with rates up to twice this one

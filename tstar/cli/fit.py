@@ -1,44 +1,39 @@
 """``tstar fit``: the stages of a recipe one after the other in one process, each resumable, then the benchmarks."""
 
 import argparse
-import os
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tstar.cli.recipe import Recipe, RunConfig, read_recipe
+from tstar.cli.progress import is_first_process, say, warn
+from tstar.cli.recipe import Recipe, RunConfig, read_recipe, stage_class
 from tstar.cli.run_folder import RunFolder, StageFolder, locate_run
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, suggest
 
 
 def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Train; returns the exit status: 0, or 128 + signal after a stop on request."""
     recipe = read_recipe([Path(p) for p in arguments.config], settings, arguments.name)
-    for warning in recipe.warnings:
-        say(f"warning: {warning}")
+    from tstar.cli.stage_cli import check_types
+
     if arguments.print_config:
         import yaml
 
         print(yaml.safe_dump(recipe.as_yaml(), sort_keys=False), end="")
         return 0
-    place, wanted = Path(arguments.runs) / recipe.name, None
-    if arguments.ckpt is not None:
-        place, wanted = (
-            locate_run(Path(arguments.ckpt) if arguments.ckpt else Path(), place) if arguments.ckpt else (place, None)
-        )
+    if arguments.ckpt is not None and arguments.overwrite:
+        raise ConfigError("--ckpt goes on with a run and --overwrite deletes it; give one of them")
+    default = Path(arguments.runs) / recipe.name
+    place, wanted = locate_run(Path(arguments.ckpt)) if arguments.ckpt else (default, None)
     folder = RunFolder(place, recipe)
-    if wanted is not None and not any(
-        wanted.resolve().parent == s.checkpoints.resolve() for s in folder.stages.values()
-    ):
-        raise ConfigError(
-            f"--ckpt: {wanted} belongs to no stage of this recipe ({', '.join(recipe.stages)}); "
-            "to start from another run's weights use model.init_args.init_from"
-        )
+    check_types(recipe)
+    for warning in recipe.warnings:
+        warn(warning)
     check_files(recipe)
     if is_first_process():
-        folder.open(resume=arguments.ckpt is not None, overwrite=arguments.overwrite)
+        folder.open(resume=arguments.ckpt is not None, wanted=wanted, overwrite=arguments.overwrite)
     begun = time.monotonic()
     for name in recipe.stages:
         status = run_stage(folder, name, wanted)
@@ -53,7 +48,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     if recipe.evaluation.get("benchmarks"):
         from tstar.cli.validate import evaluate_checkpoint
 
-        evaluate_checkpoint(last.last, out=folder.path)
+        evaluate_checkpoint(last.last, out=folder.path, evaluation=recipe.evaluation)
     say_written(folder, time.monotonic() - begun)
     return 0
 
@@ -69,10 +64,27 @@ def check_files(recipe: Recipe) -> None:
         for key in ("shards", "val_shards"):
             if data.get(key):
                 ShardSet(data[key], skip_damaged=data.get("damaged_shards") == "skip")
+        check_origins(recipe, name)
     for suite, path in (recipe.evaluation.get("benchmarks") or {}).items():
         if not Path(path).exists():
             raise ConfigError(
                 f"no suite in {path} (evaluation.benchmarks.{suite}); `tstar miniature` makes the miniature's"
+            )
+
+
+def check_origins(recipe: Recipe, name: str) -> None:
+    """``init_from`` must name an earlier stage that trains the part, or a file that is there."""
+    model = recipe.stages[name]["model"]
+    earlier = list(recipe.stages)[: list(recipe.stages).index(name)]
+    for part, source in ((model.get("init_args") or {}).get("init_from") or {}).items():
+        key = f"stage {name}, model.init_args.init_from.{part}"
+        if source in earlier:
+            kind = stage_class(recipe.stages[source]["model"]["class_path"], key)
+            if part not in kind.trains:
+                raise ConfigError(f"{key}: stage {source} ({kind.__name__}) does not train the {part}")
+        elif not Path(source).is_file():
+            raise ConfigError(
+                f"{key}: '{source}' is neither an earlier stage nor a weights file{suggest(source, earlier)}"
             )
 
 
@@ -88,7 +100,7 @@ def run_stage(folder: RunFolder, name: str, wanted: Path | None) -> int:
     own.path.mkdir(parents=True, exist_ok=True)
     checkpoint, passed_over = folder.resume_from(name, wanted)
     for sentence in passed_over:
-        say(f"warning: {sentence}; an older checkpoint is used")
+        warn(f"{sentence}; an older checkpoint is used")
     start = f", going on from {checkpoint}" if checkpoint else ""
     say(f"{number} {name}: {config['model']['class_path']}{start}")
     return train_stage(folder, name, config, checkpoint)
@@ -98,16 +110,24 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     """Build a stage, fit it, export its weights and mark it as complete."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from tstar.cli.stage_cli import build_stage
+    from tstar.cli.stage_cli import build_stage, lightning_mistakes
     from tstar.evaluation.callbacks import BenchmarkEvaluation
     from tstar.evaluation.runner import EvaluationConfig
-    from tstar.stages.callbacks import GracefulStop, SkippedSamples, progress, resume_checkpoints, skipped_summary
+    from tstar.stages.callbacks import (
+        GracefulStop,
+        ResumeNotes,
+        SkippedSamples,
+        progress,
+        resume_checkpoints,
+        skipped_summary,
+    )
     from tstar.stages.metrics_log import MetricsLog
 
     own, settings = folder.stages[name], RunConfig(**(config.get("run") or {}))
     stop = GracefulStop(own.checkpoints)
     skipped = own.path / "skipped.jsonl"
     callbacks = [
+        ResumeNotes(lambda note: say(f"note: {note}")),
         SkippedSamples(skipped, settings.max_bad_fraction),
         progress(name, settings.progress_every_n_steps),
         stop,
@@ -121,12 +141,14 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     stage, trainer, data = cli.model, cli.trainer, cli.datamodule
     assert data is not None
     stage.recipe = {**config, "evaluation": folder.recipe.evaluation, "name": folder.recipe.name, "stage": name}
+    stage.recipe["cwd"] = str(Path.cwd())
     describe(stage, data)
-    trainer.fit(stage, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
-    for note in stage.notes:
-        say(f"note: {note}")
+    with lightning_mistakes():
+        trainer.fit(stage, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
     for line in [*data.damaged, *skipped_summary(skipped)]:
-        say(f"warning: {line}")
+        warn(line)
+    if stage.lmm.truncated:
+        warn(f"{stage.lmm.truncated} sequences were longer than model.init_args.max_length and were cut")
     if stop.received is not None:
         return stopped(folder, name, stop, trainer)
     trainer.save_checkpoint(own.last)
@@ -144,6 +166,7 @@ def complete(folder: RunFolder, name: str, cli: Any, seconds: float) -> None:
     digest = export_weights(stage.lmm, own.weights, stage.descriptions)
     own.finish(
         folder.recipe.stages[name],
+        init_from=folder.origins(name),
         steps=trainer.global_step,
         seconds=round(seconds, 1),
         weights_sha256=digest,
@@ -198,14 +221,3 @@ def say_written(folder: RunFolder, seconds: float) -> None:
 def peak_memory_mib() -> float:
     """Largest resident memory of this process so far."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that writes and speaks; launchers tell the others by these variables."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def say(text: str) -> None:
-    """A line for the user, at once, from the first process only."""
-    if is_first_process():
-        print(text, flush=True)

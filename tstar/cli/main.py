@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tstar.errors import ConfigError, DataError, suggest
 
@@ -13,7 +13,10 @@ USER_MISTAKE = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one clear line instead of the whole usage."""
+    """argparse with one clear line instead of the whole usage, and no guessing of half-written options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
@@ -87,7 +90,13 @@ SETTINGS_HELP = """settings:
   Any setting of the recipe can be given as --section.key VALUE and wins over the files, for all stages or for one:
     --data.batch_size 4   --trainer.max_epochs 2   --model.init_args.compressor.name avg_pool
     --stages.align.trainer.max_epochs 3   --evaluation.max_frames 32
-  Sections: model, data, trainer (Lightning's Trainer), run, evaluation, seed_everything. --print_config shows them all resolved.
+  Sections: model, data, trainer (Lightning's Trainer), run, evaluation, seed_everything. --print_config shows what is set.
+"""
+
+MOVED_HELP = """settings:
+  The checkpoint's recipe can be changed by --section.key VALUE, as where a part or a suite has moved to:
+    --model.init_args.language.path DIR   --evaluation.benchmarks.mini-mlvu DIR   --evaluation.fps 4
+  Sections: model, data, trainer, evaluation.
 """
 
 
@@ -119,8 +128,8 @@ def _add_validate(commands: "argparse._SubParsersAction[Parser]") -> None:
     validate = commands.add_parser(
         "validate",
         help="run the benchmarks on a checkpoint",
-        description="Run benchmarks on a checkpoint, which knows its own recipe, and print the table with its baselines.",
-        epilog=SETTINGS_HELP,
+        description="Run benchmarks on a checkpoint, which knows its recipe and frozen parts, and print the table with baselines.",
+        epilog=MOVED_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     validate.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, or the folder of a stage or run")

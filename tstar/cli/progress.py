@@ -1,5 +1,6 @@
-"""Progress of long commands: a bar on a terminal, now and then a line elsewhere."""
+"""What the command says: lines, warnings, and the progress of long work (a bar on a terminal, now and then a line elsewhere)."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,3 +43,20 @@ def _lines(title: str, unit: str) -> Update:
             print(f"{title}: {done}/{total} {unit}", file=sys.stderr, flush=True)
 
     return update
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and speaks; launchers tell the others by these variables."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def say(text: str) -> None:
+    """A line for the user, at once, from the first process only."""
+    if is_first_process():
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning, beside the output and not in it."""
+    if is_first_process():
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from tstar.cli.yaml_files import Lines, load_yaml, parse_value
 from tstar.errors import ConfigError, suggest
 
 COMMON = ("seed_everything", "model", "data", "trainer", "run")
+MAPPINGS = ("model", "data", "trainer", "run", "evaluation", "per_stage", "stages")
 TOP = ("name", "include", "evaluation", "per_stage", "stages", *COMMON)
 
 
@@ -97,6 +98,9 @@ def read_recipe(files: list[Path], settings: list[tuple[str, str]], name: str | 
 def apply_settings(config: dict[str, Any], settings: list[tuple[str, str]]) -> list[str]:
     """Lay ``--key value`` settings on the config of one stage, in place; returns the warnings."""
     warnings: list[str] = []
+    for key, _ in settings:
+        if key.split(".")[0] not in (*COMMON, "evaluation"):
+            raise ConfigError(f"--{key}: a checkpoint's recipe has the sections {', '.join(COMMON)} and evaluation")
     layer = _settings_layer(settings, [], {})
     merge(config, layer, "", warnings.append)
     check_keys(Recipe("", {"": {k: config[k] for k in COMMON if k in config}}, config.get("evaluation") or {}))
@@ -107,7 +111,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[dict[str, Any
     if path in above:
         raise ConfigError(f"{path} includes itself ({' -> '.join(map(str, (*above, path)))})")
     data, lines = load_yaml(path)
-    for other in data.pop("include", None) or []:
+    included = data.pop("include", None) or []
+    if not isinstance(included, list):
+        raise ConfigError(f"{lines['include']}: 'include' must be a list of files, got {included!r}")
+    for other in included:
         yield from _layers(path.parent / other, (*above, path))
     yield data, lines
 
@@ -117,12 +124,22 @@ def _check_top(data: dict[str, Any], lines: Lines) -> None:
         place = lines.get(key, "command line")
         if key not in TOP:
             raise ConfigError(f"{place}: unknown section '{key}'{suggest(key, TOP)}")
+        if key in MAPPINGS:
+            _check_mapping(value, key, place)
         if key in ("stages", "per_stage"):
             for stage, config in (value or {}).items():
-                for section in config or {}:
+                _check_mapping(config, f"{key}.{stage}", lines.get(f"{key}.{stage}", place))
+                for section, inner in (config or {}).items():
+                    spot = lines.get(f"{key}.{stage}.{section}", place)
                     if section not in COMMON:
-                        spot = lines.get(f"{key}.{stage}.{section}", place)
                         raise ConfigError(f"{spot}: unknown section '{section}' of a stage{suggest(section, COMMON)}")
+                    if section in MAPPINGS:
+                        _check_mapping(inner, f"{key}.{stage}.{section}", spot)
+
+
+def _check_mapping(value: Any, name: str, place: str) -> None:
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{place}: '{name}' must be a mapping of settings, got {value!r}")
 
 
 def _settings_layer(settings: list[tuple[str, str]], stages: list[str], lines: Lines) -> dict[str, Any]:
@@ -179,7 +196,7 @@ def _drop_foreign(base: dict[str, Any], over: dict[str, Any], path: str, warn: C
             warn(f"{path}: {over['class_path']} does not take {', '.join(dropped)}; dropped")
 
 
-def stage_class(class_path: Any, where: str) -> type:
+def stage_class(class_path: Any, where: str) -> type[Any]:
     """The stage of that name, or of that dotted import path for a stage of one's own."""
     import importlib
 
@@ -207,6 +224,8 @@ def check_keys(recipe: Recipe) -> None:
     from tstar.evaluation.runner import EvaluationConfig
 
     _check_fields(recipe.evaluation, EvaluationConfig, "evaluation", recipe)
+    benchmarks = recipe.evaluation.get("benchmarks")
+    _check_mapping(benchmarks, "evaluation.benchmarks", recipe.where("evaluation.benchmarks"))
     for config in recipe.stages.values():
         model = config.get("model") or {}
         for key in model:
@@ -215,7 +234,11 @@ def check_keys(recipe: Recipe) -> None:
         if "class_path" not in model:
             raise ConfigError("model.class_path is missing: name the stage, as in Align or VideoSFT")
         kind = stage_class(model["class_path"], recipe.where("model.class_path"))
-        _check_fields(model.get("init_args") or {}, kind, "model.init_args", recipe)
+        arguments = model.get("init_args") or {}
+        _check_fields(arguments, kind, "model.init_args", recipe)
+        for key in ("init_from", "compressor"):
+            if key in arguments:
+                _check_mapping(arguments[key], f"model.init_args.{key}", recipe.where(f"model.init_args.{key}"))
         _check_fields(config.get("data") or {}, ClipDataModule, "data", recipe)
         _check_fields(config.get("trainer") or {}, Trainer, "trainer", recipe)
         _check_fields(config.get("run") or {}, RunConfig, "run", recipe)

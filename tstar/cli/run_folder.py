@@ -82,23 +82,45 @@ class RunFolder:
         self.path, self.recipe = path, recipe
         self.stages = {name: StageFolder(path / f"{k}-{name}") for k, name in enumerate(recipe.stages, 1)}
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Prepare for a start; refuses to touch an existing run unless told what to do with it."""
-        if resume and not self.path.is_dir():
-            raise ConfigError(f"--ckpt: there is no run in {self.path} to go on with; leave --ckpt out to start one")
-        if self.path.exists() and any(self.path.iterdir()):
-            if overwrite:
-                if not (self.path / "config.yaml").is_file():
-                    raise ConfigError(
-                        f"--overwrite: {self.path} does not look like a run (no config.yaml); delete it yourself"
-                    )
-                shutil.rmtree(self.path)
-            elif not resume:
+    def open(self, *, resume: bool, overwrite: bool, wanted: Path | None = None) -> None:
+        """Prepare for a start; refuses to touch an existing run unless told what to do with it, and before touching it."""
+        if resume:
+            self._check_resume(wanted)
+        elif self.path.exists() and any(self.path.iterdir()):
+            if not overwrite:
                 raise ConfigError(
-                    f"{self.path} holds a run already; go on with it by --ckpt, start over by --overwrite, or choose another --name"
+                    f"{self.path} holds a run already; go on with it by --ckpt, start over by --overwrite, "
+                    "or choose another --name"
                 )
+            if not (self.path / "config.yaml").is_file():
+                raise ConfigError(
+                    f"--overwrite: {self.path} does not look like a run (no config.yaml); delete it yourself"
+                )
+            shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._record_start()
+
+    def _check_resume(self, wanted: Path | None) -> None:
+        config = self.path / "config.yaml"
+        if not config.is_file():
+            raise ConfigError(f"--ckpt: there is no run in {self.path} to go on with; leave --ckpt out to start one")
+        theirs = list(yaml.safe_load(config.read_text())["stages"])
+        if theirs != list(self.stages):
+            raise ConfigError(
+                f"--ckpt: the run in {self.path} has the stages {', '.join(theirs)}, this recipe {', '.join(self.stages)}; "
+                "give the recipe it was started with"
+            )
+        for name, stage in self.stages.items():
+            done = self.check_done(name)
+            if wanted is not None and wanted.resolve().parent == stage.checkpoints.resolve() and done:
+                raise ConfigError(f"--ckpt: stage {name} is finished, there is nothing to go on with from {wanted}")
+        if wanted is not None and not any(
+            wanted.resolve().parent == s.checkpoints.resolve() for s in self.stages.values()
+        ):
+            raise ConfigError(
+                f"--ckpt: {wanted} belongs to no stage of this recipe ({', '.join(self.stages)}); "
+                "to start from another run's weights use model.init_args.init_from"
+            )
 
     def _record_start(self) -> None:
         text = yaml.safe_dump(self.recipe.as_yaml(), sort_keys=False)
@@ -120,7 +142,18 @@ class RunFolder:
                 f"stage {name} of {self.path} was finished with other settings (see config.1.yaml there); "
                 "restore them, choose another --name, or start over by --overwrite"
             )
+        if record and record["init_from"] != self.origins(name):
+            raise ConfigError(
+                f"stage {name} of {self.path} started from other weights than its init_from now holds; "
+                f"delete {self.stages[name].path / 'done.json'} and its checkpoints to train it again"
+            )
         return record
+
+    def origins(self, name: str) -> dict[str, str]:
+        """Hash of the weights file that each part of a stage starts from."""
+        config = self.resolve_init(self.recipe.stages[name])
+        sources = config["model"]["init_args"]["init_from"] or {}
+        return {part: file_digest(Path(source)) for part, source in sources.items() if Path(source).is_file()}
 
     def resume_from(self, name: str, wanted: Path | None) -> tuple[Path | None, list[str]]:
         """The checkpoint an unfinished stage goes on from, and sentences about newer ones that cannot be used."""
@@ -151,14 +184,12 @@ class RunFolder:
         write_atomically(self.path / "run_card.json", json.dumps(card, indent=1))
 
 
-def locate_run(ckpt: Path, default: Path) -> tuple[Path, Path | None]:
+def locate_run(ckpt: Path) -> tuple[Path, Path | None]:
     """What ``--ckpt PATH`` means: a run's folder, and the checkpoint file if it names one."""
-    if str(ckpt) == "":
-        return default, None
     if ckpt.is_file():
-        return ckpt.parent.parent.parent, ckpt
+        return ckpt.resolve().parent.parent.parent, ckpt
     if (ckpt / "checkpoints").is_dir():
-        return ckpt.parent, None
+        return ckpt.resolve().parent, None
     if (ckpt / "config.yaml").is_file():
         return ckpt, None
     raise DataError(f"--ckpt: {ckpt} is neither a checkpoint nor a run's folder")

@@ -1,6 +1,8 @@
 """One resolved stage config to live objects, through Lightning's own command-line machinery."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,14 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tstar.cli.quiet import quiet_libraries
+from tstar.cli.recipe import Recipe, RunConfig
+from tstar.compressors import compressor_options
 from tstar.data.datamodule import ClipDataModule
 from tstar.errors import ConfigError, TstarError
+from tstar.evaluation.runner import EvaluationConfig
 from tstar.stages import Stage
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 
@@ -24,9 +30,17 @@ class StageCLI(LightningCLI):
 
     datamodule: ClipDataModule | None
 
-    def __init__(self, config: dict[str, Any], *, loggers: Sequence[Logger], callbacks: Sequence[Callback], bar: bool):
-        self._loggers, self._bar, self._has_data = list(loggers), bar, "data" in config
-        try:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        loggers: Sequence[Logger] = (),
+        callbacks: Sequence[Callback] = (),
+        bar: bool = False,
+        types_only: bool = False,
+    ) -> None:
+        self._loggers, self._bar, self._has_data, self._types_only = list(loggers), bar, "data" in config, types_only
+        with lightning_mistakes():
             super().__init__(
                 model_class=Stage,
                 datamodule_class=ClipDataModule if self._has_data else None,
@@ -39,34 +53,82 @@ class StageCLI(LightningCLI):
                 parser_kwargs={"exit_on_error": False},
                 auto_configure_optimizers=False,
             )
-        except (ArgumentError, ValueError, TypeError) as error:
-            own = _own_error(error)
-            if own is not None:
-                raise own from None
-            if isinstance(error, ArgumentError):
-                raise ConfigError(_reason(error)) from error
-            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Carry the processor from model to data once both exist."""
+        """The sections that are ours, for their types; and the processor from model to data once both exist."""
+        parser.add_class_arguments(RunConfig, "run", instantiate=False)
+        parser.add_class_arguments(EvaluationConfig, "evaluation", instantiate=False)
         if self._has_data:
             source, target = MODEL_TO_DATA
             parser.link_arguments(source, target, compute_fn=lambda stage: stage.processor(), apply_on="instantiate")
+
+    def instantiate_classes(self) -> None:
+        """Nothing, where only the types are wanted."""
+        if not self._types_only:
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer with our loggers and safe checkpoints beside what the config asks for."""
         own = self._get(self.config_init, "trainer")
         asked = own.get("logger")
         extra = asked if isinstance(asked, list) else [] if asked in (None, True, False) else [asked]
+        if own.get("enable_progress_bar") is not None:
+            self._bar = own["enable_progress_bar"]
         plugins = own.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         return super().instantiate_trainer(
             logger=[*self._loggers, *extra],
             plugins=[*plugins, VerifiedCheckpointIO()],
             enable_progress_bar=self._bar,
-            enable_model_summary=False,
+            enable_model_summary=bool(own.get("enable_model_summary")),
             **kwargs,
         )
+
+
+@contextmanager
+def lightning_mistakes() -> Iterator[None]:
+    """A user's mistake that jsonargparse or Lightning find, as one of our errors; what is none of these passes."""
+    try:
+        yield
+    except (ArgumentError, MisconfigurationException, ValueError, TypeError) as error:
+        own = _own_error(error)
+        if own is not None:
+            raise own from None
+        if isinstance(error, (ArgumentError, MisconfigurationException)) or "val_check_interval" in str(error):
+            raise ConfigError(_reason(error)) from error
+        raise
+
+
+def check_types(recipe: Recipe) -> None:
+    """Every stage's settings against the types of what they set, and our own sections against their limits."""
+    quiet_libraries()
+    for config in recipe.stages.values():
+        try:
+            StageCLI(_sections({**config, "evaluation": recipe.evaluation}), types_only=True)
+        except ConfigError as error:
+            key = re.match(r"([\w.]+):", str(error))
+            place = recipe.where(key[1]) if key else ""
+            raise ConfigError(f"{place}: {error}" if place else str(error)) from error
+        RunConfig(**(config.get("run") or {}))
+        spec = (config["model"].get("init_args") or {}).get("compressor") or {}
+        if "name" in spec:
+            compressor_options(spec["name"], spec.get("preset", "paper"))
+        if (config.get("trainer") or {}).get("fast_dev_run"):
+            raise ConfigError(
+                "trainer.fast_dev_run would mark stages as complete that are not; use data.limit for a trial"
+            )
+    EvaluationConfig(**recipe.evaluation)
+
+
+def _sections(config: dict[str, Any]) -> dict[str, Any]:
+    """What the parser of a stage knows, the stage's class under its full name."""
+    known = ("model", "data", "trainer", "seed_everything", "run", "evaluation")
+    sections = {key: config[key] for key in known if config.get(key) is not None}
+    if "data" in sections:
+        sections["data"] = {"seed": sections.get("seed_everything", 0), **sections["data"]}
+    name = sections["model"]["class_path"]
+    sections["model"] = {**sections["model"], "class_path": name if "." in name else f"tstar.stages.{name}"}
+    return sections
 
 
 def _own_error(error: BaseException | None) -> TstarError | None:
@@ -77,9 +139,15 @@ def _own_error(error: BaseException | None) -> TstarError | None:
 
 
 def _reason(error: Exception) -> str:
-    """jsonargparse's message in one line."""
+    """jsonargparse's or Lightning's message in one line: the key, what was expected, what was given."""
     text = " ".join(str(error).split())
-    return text.removeprefix("Parser key ").removeprefix("error: ")[:600]
+    key = re.match(r'(?:Parser key )?"([\w.]+)":', text)
+    expected = dict.fromkeys(re.findall(r"Expected a <class '([\w.]+)'>", text))
+    given = re.search(r"(?:Given value|Got value): (.*)$", text)
+    if key and expected and given:
+        kinds = " or ".join("null" if kind == "NoneType" else kind for kind in expected)
+        return f"{key[1]}: expected {kinds}, got {given[1]:.100}"
+    return re.sub(r'^(?:Parser key )?"([\w.]+)":', r"\1:", text)[:400]
 
 
 def build_stage(
@@ -92,11 +160,6 @@ def build_stage(
 ) -> StageCLI:
     """Model, data and trainer of a stage; they are ``.model``, ``.datamodule`` and ``.trainer`` of what is returned."""
     quiet_libraries()
-    sections: dict[str, Any] = {
-        key: config[key] for key in ("model", "data", "trainer", "seed_everything") if key in config
-    }
-    model = {**sections["model"]}
-    if not model["class_path"].count("."):
-        model["class_path"] = f"tstar.stages.{model['class_path']}"
-    trainer = {"default_root_dir": str(folder), **(sections.get("trainer") or {})}
-    return StageCLI({**sections, "model": model, "trainer": trainer}, loggers=loggers, callbacks=callbacks, bar=bar)
+    sections = _sections(config)
+    sections["trainer"] = {"default_root_dir": str(folder), **sections.get("trainer", {})}
+    return StageCLI(sections, loggers=loggers, callbacks=callbacks, bar=bar)

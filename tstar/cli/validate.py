@@ -1,31 +1,39 @@
-"""``tstar validate``: a checkpoint alone is enough, since it knows its recipe."""
+"""``tstar validate``: a checkpoint is enough beside the frozen parts it names, since it knows its recipe."""
 
 import argparse
 import copy
 import dataclasses
+import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tstar.cli.fit import say
-from tstar.cli.recipe import apply_settings, stage_class
+import yaml
+
+from tstar.cli.progress import say, warn
+from tstar.cli.recipe import Recipe, apply_settings, stage_class
 from tstar.errors import ConfigError, DataError, suggest
+
+if TYPE_CHECKING:
+    from tstar.evaluation.runner import EvaluationConfig
 
 
 def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Evaluate; returns the exit status."""
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {arguments.limit}")
     path = find_checkpoint(Path(arguments.ckpt))
-    out = (
-        Path(arguments.out) if arguments.out else path.parents[2] if path.parent.name == "checkpoints" else path.parent
-    )
-    changes: dict[str, Any] = {"max_frames": arguments.max_frames, "rules": arguments.rules}
-    if arguments.no_baselines:
-        changes["baselines"] = False
-    names = [n.strip() for n in arguments.benchmarks.split(",")] if arguments.benchmarks else None
-    changes = {k: v for k, v in changes.items() if v is not None}
+    changes = {"max_frames": arguments.max_frames, "rules": arguments.rules}
+    changes |= {"baselines": False} if arguments.no_baselines else {}
     table = evaluate_checkpoint(
-        path, out=out, benchmarks=names, changes=changes, settings=settings, limit=arguments.limit, quiet=arguments.json
+        path,
+        out=Path(arguments.out) if arguments.out else default_out(path),
+        benchmarks=[n.strip() for n in arguments.benchmarks.split(",")] if arguments.benchmarks else None,
+        changes={name: value for name, value in changes.items() if value is not None},
+        settings=settings,
+        limit=arguments.limit,
+        quiet=arguments.json,
     )
     if arguments.json:
         print(json.dumps(table, indent=1))
@@ -33,21 +41,32 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or the last one of a stage's or run's folder."""
+    """A checkpoint file, or that of a stage's folder, or that of the last finished stage of a run's folder; absolute."""
     if path.is_dir():
-        found = sorted(path.glob("checkpoints/last.ckpt")) or sorted(path.glob("*/checkpoints/last.ckpt"))
+        found = list(path.glob("checkpoints/last.ckpt")) or list(path.glob("*/checkpoints/last.ckpt"))
         if not found:
             raise DataError(f"--ckpt: no finished stage in {path} (checkpoints/last.ckpt is missing)")
-        return found[-1]
+        path = max(found, key=lambda p: int(p.parts[-3].split("-")[0]) if p.parts[-3].split("-")[0].isdigit() else 0)
     if not path.is_file():
         raise DataError(f"--ckpt: no such checkpoint: {path}")
-    return path
+    return path.absolute()
+
+
+def default_out(checkpoint: Path) -> Path:
+    """The run's folder for the checkpoint of its last stage, that stage's for another, else where the checkpoint lies."""
+    if checkpoint.parent.name != "checkpoints":
+        return checkpoint.parent
+    stage = checkpoint.parents[1]
+    config = stage.parent / "config.yaml"
+    names = list((yaml.safe_load(config.read_text()) or {}).get("stages", {})) if config.is_file() else []
+    return stage.parent if names and stage.name == f"{len(names)}-{names[-1]}" else stage
 
 
 def evaluate_checkpoint(
     path: Path,
     *,
     out: Path,
+    evaluation: dict[str, Any] | None = None,
     benchmarks: list[str] | None = None,
     changes: dict[str, Any] | None = None,
     settings: list[tuple[str, str]] | None = None,
@@ -56,12 +75,13 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Run the suites of a checkpoint's recipe with their baselines, print the table, and write ``report.md`` below ``out``.
 
-    An evaluation that is not the recipe's whole one is named apart, as in ``report.mini-mlvu-32f.md``. Stored answers of the
-    same checkpoint, question and frames are used again.
+    An evaluation that is not the recipe's whole one is named apart, as in ``report.mini-mlvu-max_frames=32.md``. Stored
+    answers of the same checkpoint, prompt and frames are used again.
 
     Args:
         path: the checkpoint.
         out: folder for predictions, reports and the table.
+        evaluation: what the recipe says now, where it is at hand; default what the checkpoint's recipe said.
         benchmarks: names of the suites wanted; default all of the recipe.
         changes: evaluation settings that differ from the recipe's.
         settings: ``--key value`` settings laid over the recipe, e.g. where parts have moved to.
@@ -71,28 +91,35 @@ def evaluate_checkpoint(
     Returns:
         The table as plain data.
     """
+    from tstar.cli.stage_cli import check_types
     from tstar.evaluation.runner import EvaluationConfig
     from tstar.reports.run_report import write_report
     from tstar.stages.base import check_checkpoint
     from tstar.stages.checkpoint_io import load_checkpoint
 
     recipe = check_checkpoint(checkpoint := load_checkpoint(path))["recipe"]
+    if evaluation is not None:
+        recipe["evaluation"] = copy.deepcopy(evaluation)
+    standard = EvaluationConfig(**recipe["evaluation"])
+    recipe = copy.deepcopy(recipe)
     for warning in apply_settings(recipe, settings or []):
-        say(f"warning: {warning}")
+        warn(warning)
+    find_moved(recipe)
     wanted = {**recipe["evaluation"], **(changes or {})}
     suites = wanted.get("benchmarks") or {}
     for name in benchmarks or ():
         if name not in suites:
             raise ConfigError(f"--benchmarks: the checkpoint's recipe has no suite '{name}'{suggest(name, suites)}")
-    config = EvaluationConfig(
-        **{**wanted, "benchmarks": {n: f for n, f in suites.items() if n in (benchmarks or suites)}}
-    )
+    wanted["benchmarks"] = {name: folder for name, folder in suites.items() if name in (benchmarks or suites)}
+    check_types(Recipe("", {"": for_evaluation(recipe, path)}, wanted))
+    config = EvaluationConfig(**wanted)
     if not config.benchmarks:
         raise ConfigError("no suites to run: the recipe has none; name one by --evaluation.benchmarks.NAME FOLDER")
     if not quiet:
         say(f"evaluating {path} on {', '.join(config.benchmarks)}")
-    tag = evaluation_tag(benchmarks, changes or {}, limit)
-    callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet)
+    tag = evaluation_tag(standard, config, limit)
+    changed = any(key.startswith("model.") for key, _ in settings or [])
+    callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed)
     sampling = f"{config.max_frames} frames at most, {config.fps:g} a second"
     report, table = write_report(out, tag, callback.reports, checkpoint=str(path), sampling=sampling)
     if not quiet:
@@ -103,13 +130,33 @@ def evaluate_checkpoint(
     return dataclasses.asdict(table)
 
 
-def evaluation_tag(benchmarks: list[str] | None, changes: dict[str, Any], limit: int | None) -> str:
+def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", limit: int | None) -> str:
     """What sets an evaluation apart from the recipe's own; "" if nothing does."""
-    parts = list(benchmarks or ())
-    parts += [f"{changes['max_frames']}f"] if "max_frames" in changes else []
-    parts += [changes["rules"]] if "rules" in changes else []
-    parts += ["model-only"] if changes.get("baselines") is False else []
-    return "-".join([*parts, *([f"limit{limit}"] if limit else [])])
+    parts = [] if list(wanted.benchmarks) == list(standard.benchmarks) else list(wanted.benchmarks)
+    for setting in dataclasses.fields(wanted):
+        value = getattr(wanted, setting.name)
+        if setting.name not in ("benchmarks", "batch_size") and value != getattr(standard, setting.name):
+            parts.append(f"{setting.name}={value}")
+    return "-".join([*parts, *([f"limit={limit}"] if limit else [])])
+
+
+def find_moved(recipe: dict[str, Any]) -> None:
+    """Paths are as the run was given them: where they lead nowhere from here, from the folder it was started in, in place."""
+    start = Path(recipe.get("cwd", "."))
+
+    def found(path: str) -> str:
+        return str(start / path) if not Path(path).exists() and (start / path).exists() else path
+
+    arguments = recipe["model"].get("init_args") or {}
+    for part, key in (("vision", "model"), ("language", "path")):
+        if key in (arguments.get(part) or {}):
+            arguments[part][key] = found(arguments[part][key])
+    data = recipe.get("data") or {}
+    data["val_shards"] = [found(folder) for folder in data.get("val_shards") or []]
+    suites = recipe["evaluation"].get("benchmarks") or {}
+    recipe["evaluation"]["benchmarks"] = {name: found(folder) for name, folder in suites.items()}
+    sources = arguments.get("init_from") or {}
+    arguments["init_from"] = {part: found(source) for part, source in sources.items()}
 
 
 def _evaluate(
@@ -121,6 +168,7 @@ def _evaluate(
     tag: str,
     limit: int | None,
     quiet: bool,
+    changed: bool,
 ) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.data import DataLoader
@@ -131,9 +179,10 @@ def _evaluate(
     from tstar.stages.weights import file_digest
 
     progress = None if quiet else QuestionProgress()
-    callback = BenchmarkEvaluation(
-        config, out, model=file_digest(path)[:16], complete=True, limit=limit, tag=tag, progress=progress
-    )
+    model = file_digest(path)[:16]
+    if changed:  # its answers are not those of the checkpoint as it is
+        model += "-" + hashlib.sha256(json.dumps(recipe["model"], sort_keys=True).encode()).hexdigest()[:8]
+    callback = BenchmarkEvaluation(config, out, model=model, complete=True, limit=limit, tag=tag, progress=progress)
     folder = out / "eval" / tag
     loggers = [MetricsLog(folder), TensorBoardLogger(folder, name="tb", version="")]
     cli = build_stage(for_evaluation(recipe, path), folder, loggers=loggers, callbacks=[callback])
@@ -153,14 +202,16 @@ def for_evaluation(recipe: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
     Weights files that moved together with the run are looked up beside the checkpoint.
     """
     recipe = copy.deepcopy(recipe)
-    trained = stage_class(recipe["model"]["class_path"], "model.class_path").trains  # type: ignore[attr-defined]
+    trained = stage_class(recipe["model"]["class_path"], "model.class_path").trains
     arguments = recipe["model"].setdefault("init_args", {})
     sources = {part: src for part, src in (arguments.get("init_from") or {}).items() if part not in trained}
     for part, source in sources.items():
-        beside = checkpoint.resolve().parents[2] / Path(source).parent.name / Path(source).name
+        beside = checkpoint.parent / ".." / ".." / Path(source).parent.name / Path(source).name
         if not Path(source).is_file() and beside.is_file():
             sources[part] = str(beside)
     arguments["init_from"] = sources or None
+    asked = recipe.get("trainer") or {}
+    recipe["trainer"] = {"devices": 1} | {key: asked[key] for key in ("accelerator", "precision") if key in asked}
     held_out = recipe.get("data", {}).get("val_shards")
     if held_out and all(Path(folder).is_dir() for folder in held_out):
         recipe["data"] = {**recipe["data"], "shards": held_out}

@@ -1,7 +1,11 @@
 """Suites inside a run: a sample of each at every validation, all of them with their baselines at the end."""
 
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -12,6 +16,21 @@ from tstar.stages import Stage
 from tstar.stages.checkpoint_io import write_atomically
 
 Reports = dict[str, dict[str, Report]]
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the process with the status a scheduler expects, 128 + number."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class BenchmarkEvaluation(Callback):
@@ -53,7 +72,8 @@ class BenchmarkEvaluation(Callback):
             return
         assert isinstance(pl_module, Stage)
         if trainer.is_global_zero:
-            self.reports = self._run(pl_module, trainer.global_step, limit)
+            with stopping_at_once() if self.complete else nullcontext():  # answers are on disk as they come
+                self.reports = self._run(pl_module, trainer.global_step, limit)
         trainer.strategy.barrier("benchmarks")
         for name, modes in self.reports.items():
             for mode, report in modes.items():

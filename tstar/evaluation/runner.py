@@ -132,9 +132,13 @@ class SuiteRunner:
         return report
 
     def _answered(self, store: PredictionStore, item: Item, mode: str) -> bool:
-        """A video that could not be decoded is tried again: it may be whole by now."""
+        """Whether the stored answer is as good as a new one.
+
+        A video that could not be decoded is tried again, it may be whole by now; so is a question that was allowed an
+        answer of another length.
+        """
         row = self._stored(store, item, mode)
-        return row is not None and not row.get("error")
+        return row is not None and not row["error"] and row.get("max_new_tokens") == self.config.max_new_tokens
 
     def _stored(self, store: PredictionStore, item: Item, mode: str) -> dict | None:
         return store.get(
@@ -143,6 +147,7 @@ class SuiteRunner:
 
     def _frames_key(self, mode: str) -> str:
         sampled = f"{self.config.max_frames} at {self.config.fps:g} fps"
+        sampled += f" by {self.config.decoder}" if self.config.decoder != "auto" else ""
         return {"blind": "none", "single_frame": f"middle of {sampled}"}.get(mode, sampled)
 
     def _questions(
@@ -206,6 +211,7 @@ class SuiteRunner:
                 answer,
                 visual_tokens=len(question.visual),
                 frame_count=question.frames,
+                max_new_tokens=self.config.max_new_tokens,
                 seconds=question.seconds | {"generate": each},
             )
 

@@ -28,6 +28,8 @@ class Spliced:
     """[B, P], 0 to length - 1; 0 where padded."""
     labels: Tensor
     """[B, P], ``IGNORE`` at visual and padded positions."""
+    cut: int = 0
+    """Samples that were longer than allowed and lost their end."""
 
 
 def splice(
@@ -52,7 +54,7 @@ def splice(
     Raises:
         ValueError: a sample has several places for visual tokens, or a place and no tokens or the other way round.
     """
-    rows, row_labels = [], []
+    rows, row_labels, cut = [], [], 0
     for number, (ids, visual) in enumerate(zip(input_ids, visual_tokens, strict=True)):
         places = (ids == VISUAL).nonzero().flatten().tolist()
         if len(places) > 1 or bool(places) != bool(len(visual)):
@@ -65,9 +67,12 @@ def splice(
             own = torch.cat([own[:at], own.new_full((len(visual),), IGNORE), own[at + 1 :]])
         else:
             row = embed(ids)
+        cut += max_length is not None and len(row) > max_length
         rows.append(row[:max_length])
         row_labels.append(own[:max_length])
-    return _pad(rows, row_labels, left=pad == "left")
+    spliced = _pad(rows, row_labels, left=pad == "left")
+    spliced.cut = cut
+    return spliced
 
 
 def _pad(rows: list[Tensor], labels: list[Tensor], left: bool) -> Spliced:

@@ -21,6 +21,8 @@ class VideoLMM(nn.Module):
         super().__init__()
         self.encoder, self.compressor, self.language = encoder, compressor, language
         self.max_length = max_length
+        self.truncated = 0
+        """Training sequences that were longer than ``max_length`` and lost their end, so far."""
 
     def visual_tokens(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
         """Clips to what the language model sees of them.
@@ -47,6 +49,7 @@ class VideoLMM(nn.Module):
         """
         visual = self.visual_tokens(frames, frame_counts)
         batch = splice(self.language.embed, input_ids, visual, labels, max_length=self.max_length)
+        self.truncated += batch.cut if self.training else 0
         loss, count = self.language.loss(batch)
         if self.training and not any(frame_counts):
             # every trained tensor takes part on every rank, also where a batch is text only

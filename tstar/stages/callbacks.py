@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -75,19 +76,38 @@ class GracefulStop(Callback):
         trainer.save_checkpoint(self.saved)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what a signal after the last step, as during the last validation, finds."""
+        """Save what a signal after the last step, as during the last validation, finds; give the signals back.
+
+        Not in ``teardown``, which comes after Lightning has put back what it found: its own handlers would stay for good.
+        """
         if self.received is not None and self.saved is None:
             self._save(trainer)
+        self._give_back()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back: there is no teardown after an error."""
-        self.teardown(trainer, pl_module, "fit")
+
+class ResumeNotes(Callback):
+    """Tell, before the first step of a resumed run, what differs from the checkpoint.
+
+    Args:
+        tell: called with each note.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the stage noted when its checkpoint was read."""
+        for note in getattr(pl_module, "notes", ()):
+            self.tell(note)
 
 
 class SkippedSamples(Callback):
@@ -109,13 +129,22 @@ class SkippedSamples(Callback):
         """Count and write down."""
         self.read += len(batch) + len(batch.skipped)
         self.skipped += len(batch.skipped)
-        for skip in batch.skipped:
-            append_line(self.path, json.dumps({"step": trainer.global_step, **asdict(skip)}))
+        self._write(batch, trainer)
         if self.read >= self.grace and self.skipped > self.max_fraction * self.read:
             raise DataError(
                 f"{self.skipped} of {self.read} samples were damaged, more than max_bad_fraction {self.max_fraction}; "
                 f"they are listed in {self.path}"
             )
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *place: int
+    ) -> None:
+        """Write down."""
+        self._write(batch, trainer)
+
+    def _write(self, batch: Batch, trainer: Trainer) -> None:
+        for skip in batch.skipped:
+            append_line(self.path, json.dumps({"step": trainer.global_step, **asdict(skip)}))
 
 
 def skipped_summary(path: Path, most: int = 5) -> list[str]:

@@ -24,10 +24,13 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """Hash over names and values of all parameters that do not learn."""
+    """Hash over names and values of all parameters that do not learn, and of the stored buffers beside them."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+    trained = trained_tensors(model)
+    stored = model.state_dict(keep_vars=True)
+    buffers = {n: b for n, b in model.named_buffers() if n in stored}
+    for name, tensor in (dict(model.named_parameters()) | buffers).items():
+        if name not in trained:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""Suites inside a run: what is logged during training and at the end."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from tstar.cli.quiet import quiet_libraries
+from tstar.data.datamodule import ClipDataModule
+from tstar.errors import ConfigError
+from tstar.evaluation import Report, get_benchmark
+from tstar.evaluation.callbacks import BenchmarkEvaluation
+from tstar.evaluation.runner import EvaluationConfig
+from tstar.language import LanguageConfig
+from tstar.stages import VideoSFT
+from tstar.stages.metrics_log import MetricsLog, read_metrics
+from tstar.vision import VisionConfig
+
+SUITES = ("mini-mlvu", "mini-tempcompass")
+
+
+@pytest.fixture
+def stage(miniature_parts):
+    torch.manual_seed(0)
+    return VideoSFT(
+        vision=VisionConfig(model=str(miniature_parts / "vision")),
+        language=LanguageConfig(path=str(miniature_parts / "language"), template="miniature"),
+        compressor={"name": "avg_pool", "preset": "tiny"},
+        max_length=768,
+    )
+
+
+@pytest.fixture
+def config(tiny_world):
+    suites = {name: str(tiny_world / "benchmarks" / name) for name in SUITES}
+    return EvaluationConfig(benchmarks=suites, fps=1, max_frames=2, max_new_tokens=1, validation_items=5)
+
+
+def trainer_with(callback, folder, **settings):
+    quiet_libraries()
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=[MetricsLog(folder)],
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **settings,
+    )
+
+
+def fit(trainer, stage, world):
+    shards = world / "shards"
+    data = ClipDataModule(
+        stage.processor(), [str(shards / "video_sft")], val_shards=[str(shards / "video_val")], batch_size=2, limit=4
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(stage, datamodule=data)
+
+
+def test_training_logs_a_sample_of_every_suite(stage, config, tiny_world, tmp_path):
+    callback = BenchmarkEvaluation(config, tmp_path)
+    fit(trainer_with(callback, tmp_path, max_epochs=2), stage, tiny_world)
+    rows = [row for row in read_metrics(tmp_path) if "val/mini-mlvu" in row]
+    assert len(rows) == 2
+    for name in SUITES:
+        reports = callback.reports[name]
+        assert list(reports) == ["full"]
+        value = reports["full"].aggregate[get_benchmark(name).in_mean]
+        assert rows[-1][f"val/{name}"] == pytest.approx(value)
+        assert 0 <= value <= 1
+        assert len(reports["full"].items) <= 9  # whole videos, about validation_items questions
+        for step in (2, 4):
+            assert (tmp_path / "validation" / f"step={step}" / name / "full.jsonl").is_file()
+    assert "val/loss" in rows[-1]
+    assert not (tmp_path / "eval").exists()
+    assert stage.lmm.compressor.training
+
+
+def test_answers_that_a_killed_run_left_at_this_step_are_not_believed(stage, config, tiny_world, tmp_path):
+    callback = BenchmarkEvaluation(config, tmp_path)
+    fit(trainer_with(callback, tmp_path, max_epochs=1), stage, tiny_world)
+    path = tmp_path / "validation" / "step=2" / "mini-mlvu" / "full.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "response": "of other weights"}) + "\n" for row in rows))
+    callback._run(stage, 2, 5)
+    assert "of other weights" not in path.read_text()
+
+
+@pytest.mark.parametrize("settings", [{"validation_items": 0}, {"benchmarks": {}}])
+def test_there_may_be_no_suites_during_training(stage, config, tiny_world, tmp_path, settings):
+    callback = BenchmarkEvaluation(EvaluationConfig(**{**vars(config), **settings}), tmp_path)
+    fit(trainer_with(callback, tmp_path, max_epochs=1), stage, tiny_world)
+    assert callback.reports == {}
+    assert not (tmp_path / "validation").exists()
+    assert any("val/loss" in row for row in read_metrics(tmp_path))
+
+
+def test_a_sanity_check_asks_nothing(stage, config, tmp_path):
+    callback = BenchmarkEvaluation(config, tmp_path)
+    trainer = trainer_with(callback, tmp_path, max_epochs=1)
+    trainer.sanity_checking = True
+    callback.on_validation_epoch_end(trainer, stage)
+    assert callback.reports == {}
+
+
+def test_a_complete_run_logs_every_mode_and_keeps_the_reports(stage, config, tmp_path):
+    callback = BenchmarkEvaluation(config, tmp_path, model="abc", complete=True)
+    trainer = trainer_with(callback, tmp_path)
+    trainer.validate(stage, dataloaders=DataLoader([None], batch_size=None), verbose=False)
+    logged = trainer.callback_metrics
+    wanted = {f"test/{name}/{mode}" for name in SUITES for mode in config.modes}
+    assert {key for key in logged if key.startswith(("test/", "val/"))} == wanted
+    files = {path.name: path for path in (tmp_path / "eval").rglob("*.json")}
+    for name in SUITES:
+        for mode in config.modes:
+            report = Report.from_json(files[f"{name}.{mode}.json"].read_text())
+            assert report == callback.reports[name][mode]
+            assert report.counts["missing"] == report.counts["failed"] == 0
+            assert float(logged[f"test/{name}/{mode}"]) == pytest.approx(report.aggregate[get_benchmark(name).in_mean])
+            lines = (tmp_path / "predictions" / name / f"{mode}.jsonl").read_text().splitlines()
+            assert {json.loads(line)["model"] for line in lines} == {"abc"}
+
+
+def test_a_trial_takes_some_questions_of_a_complete_run(stage, config, tmp_path):
+    small = EvaluationConfig(**{**vars(config), "baselines": False})
+    callback = BenchmarkEvaluation(small, tmp_path, model="abc", complete=True, limit=2)
+    trainer_with(callback, tmp_path).validate(stage, dataloaders=DataLoader([None], batch_size=None), verbose=False)
+    assert [list(modes) for modes in callback.reports.values()] == [["full"], ["full"]]
+    assert len(callback.reports["mini-mlvu"]["full"].items) == 2
+
+
+def test_a_foreign_module_is_refused(config, tmp_path, one_line):
+    class Other(LightningModule):
+        pass
+
+    with pytest.raises(ConfigError) as caught:
+        BenchmarkEvaluation(config, tmp_path).setup(None, Other(), "fit")
+    one_line(caught.value, "BenchmarkEvaluation", "stage", "Other")

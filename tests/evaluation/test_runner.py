@@ -210,6 +210,7 @@ def test_a_video_that_cannot_be_decoded_fails_alone(stage, spy, config, tmp_path
     assert report.counts["failed"] == len(failed) > 0
     assert report.counts["missing"] == 0
     assert len(spy.prompts) == len(items) - len(failed)
+    assert told[0] == (5 + len(failed), len(items))  # the first batch, when the second video had failed
     assert told[-1] == (len(items), len(items))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     rows = {row["id"]: row for row in rows_of(tmp_path / "out")}

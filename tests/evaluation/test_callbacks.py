@@ -1,6 +1,9 @@
 """Suites inside a run: what is logged during training and at the end."""
 
 import json
+import os
+import signal
+import time
 import warnings
 
 import pytest
@@ -12,7 +15,7 @@ from tstar.cli.quiet import quiet_libraries
 from tstar.data.datamodule import ClipDataModule
 from tstar.errors import ConfigError
 from tstar.evaluation import Report, get_benchmark
-from tstar.evaluation.callbacks import BenchmarkEvaluation
+from tstar.evaluation.callbacks import BenchmarkEvaluation, stopping_at_once
 from tstar.evaluation.runner import EvaluationConfig
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
@@ -143,3 +146,14 @@ def test_a_foreign_module_is_refused(config, tmp_path, one_line):
     with pytest.raises(ConfigError) as caught:
         BenchmarkEvaluation(config, tmp_path).setup(None, Other(), "fit")
     one_line(caught.value, "BenchmarkEvaluation", "stage", "Other")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_final_evaluation_ends_it_with_the_status_that_schedulers_expect(number, capsys):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop, stopping_at_once():
+        os.kill(os.getpid(), number)
+        time.sleep(5)  # the signal comes at once
+    assert stop.value.code == 128 + number
+    assert "the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(number) is before

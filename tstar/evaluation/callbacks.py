@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ def stopping_at_once() -> Iterator[None]:
     """Let SIGTERM and SIGINT end the process with the status a scheduler expects, 128 + number."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        print("stopped; the answers so far are kept, the same command goes on from them", file=sys.stderr)
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -198,6 +198,20 @@ def test_damage_is_an_error_that_names_the_file(tmp_path, name, decoder):
     assert len(message) < len(str(path)) + 220
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.99])
+@pytest.mark.parametrize("decoder", ["auto", "pyav", "decord"])
+def test_a_cut_mp4_with_its_index_in_front_is_not_taken_for_a_shorter_one(tmp_path, share, decoder):
+    whole = tmp_path / "whole.mp4"
+    write(whole, container={"movflags": "+faststart"})
+    data = whole.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    read_video(whole, FrameSampling(fps=4), decoder)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"cut\.mp4 ends early: its last \d+ bytes are missing"):
+        read_video(cut, FrameSampling(fps=4), decoder)
+
+
 def test_a_hole_in_the_data_is_an_error(tmp_path):
     path = write(tmp_path / "hole.mp4", **FAST)
     data = bytearray(path.read_bytes())

@@ -62,7 +62,10 @@ def test_one_part_alone_leaves_the_other_as_it_was(exported, make_stage, snapsho
 def test_how_a_compressor_is_computed_does_not_matter(exported, make_stage):
     _, path, _ = exported
     spec = {"name": "mambamia", "preset": "tiny", "gradient_checkpointing": True}
-    make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
+    stage = make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
+    stored = load_file(path)
+    own = {f"compressor.{name}": p for name, p in stage.lmm.compressor.named_parameters()}
+    assert all(torch.equal(own[name], stored[name]) for name in own)
 
 
 @pytest.mark.parametrize(

@@ -10,25 +10,28 @@ with the step applied to B as released kernels do, not the exact zero-order hold
 Letters: B batch, L positions, I inner channels, S states of a channel.
 """
 
-from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from tstar.ops.backends import check_backend
+from tstar.ops.backends import Backend, available, choose, not_for_cpu_kernel, numba_missing
+from tstar.ops.scan_cpu import scan_cpu
 from tstar.ops.scan_reference import scan_reference
 from tstar.ops.scan_torch import scan_torch
 
-ScanBackend = Callable[..., tuple[Tensor, Tensor]]
-"""(u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, initial_state) -> (y [B, L, I], final state [B, I, S])."""
-
-_SCANS: dict[str, ScanBackend] = {"reference": scan_reference, "torch": scan_torch}
+SCANS: dict[str, Backend] = {
+    "reference": Backend(scan_reference),
+    "torch": Backend(scan_torch),
+    "cpu": Backend(scan_cpu, missing=numba_missing, unfit=not_for_cpu_kernel),
+}
+"""Backends of :func:`selective_scan`: (u, dt, A, B, C, D, z, dt_bias, mask, dt_softplus, reverse, initial_state) to
+(y [B, L, I], final state [B, I, S])."""
 
 
 def available_scan_backends() -> tuple[str, ...]:
     """Backends of :func:`selective_scan` that this build has, without ``"auto"``."""
-    return tuple(_SCANS)
+    return available(SCANS)
 
 
 @overload
@@ -44,6 +47,7 @@ def selective_scan(
     *,
     dt_softplus: bool = True,
     reverse: bool = False,
+    mask: Tensor | None = None,
     initial_state: Tensor | None = None,
     return_final_state: Literal[False] = False,
     backend: str = "auto",
@@ -63,6 +67,7 @@ def selective_scan(
     *,
     dt_softplus: bool = True,
     reverse: bool = False,
+    mask: Tensor | None = None,
     initial_state: Tensor | None = None,
     return_final_state: Literal[True],
     backend: str = "auto",
@@ -81,6 +86,7 @@ def selective_scan(
     *,
     dt_softplus: bool = True,
     reverse: bool = False,
+    mask: Tensor | None = None,
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
     backend: str = "auto",
@@ -100,6 +106,8 @@ def selective_scan(
         dt_bias: added to ``dt`` in the state's precision, [I].
         dt_softplus: put ``dt + dt_bias`` through softplus; without it they must already be positive.
         reverse: scan from the last position to the first, the same as flipping every sequence before and after.
+        mask: False at padding, [B, L]. Padding takes a step of exactly zero: the state passes it unchanged, its
+            outputs are zero, and no gradient reaches its inputs.
         initial_state: state before the first position scanned, [B, I, S]; zero when absent.
         return_final_state: also return the state after the last position scanned.
         backend: a name in :data:`tstar.ops.backends.BACKENDS`.
@@ -108,14 +116,13 @@ def selective_scan(
         y [B, L, I] in ``u``'s type; with ``return_final_state`` also the state [B, I, S], in fp32 or float64.
 
     Raises:
-        ConfigError: the backend is unknown or not in this build.
+        ConfigError: the backend is unknown, not installed, or cannot take these tensors; the message says which.
         ValueError: shapes do not fit together.
     """
-    check_backend("selective_scan", backend, _SCANS)
-    _check_shapes(u, dt, A, B, C, D, z, dt_bias, initial_state)
-    scan = _SCANS["torch" if backend == "auto" else backend]
+    _check_shapes(u, dt, A, B, C, D, z, dt_bias, mask, initial_state)
+    chosen = choose("selective_scan", SCANS, backend, u, initial_state, return_final_state)
     with torch.autocast(u.device.type, enabled=False):
-        y, state = scan(u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, initial_state)
+        y, state = chosen.run(u, dt, A, B, C, D, z, dt_bias, mask, dt_softplus, reverse, initial_state)
     return (y, state) if return_final_state else y
 
 
@@ -128,6 +135,7 @@ def _check_shapes(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
+    mask: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
     if u.dim() != 3 or A.dim() != 2:
@@ -142,6 +150,7 @@ def _check_shapes(
         "D": (D, [inner]),
         "z": (z, [batch, length, inner]),
         "dt_bias": (dt_bias, [inner]),
+        "mask": (mask, [batch, length]),
         "initial_state": (initial_state, [batch, inner, states]),
     }
     for name, (tensor, shape) in expected.items():

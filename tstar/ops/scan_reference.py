@@ -17,6 +17,7 @@ def scan_reference(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
+    mask: Tensor | None,
     dt_softplus: bool,
     reverse: bool,
     initial_state: Tensor | None,
@@ -29,6 +30,8 @@ def scan_reference(
         step = step + dt_bias.to(dtype)
     if dt_softplus:
         step = F.softplus(step)
+    if mask is not None:
+        step = step.masked_fill(~mask.unsqueeze(-1), 0.0)
 
     batch, length, inner = u.shape
     state = x.new_zeros(batch, inner, A.shape[1]) if initial_state is None else initial_state.to(dtype)
@@ -43,4 +46,6 @@ def scan_reference(
         y = y + x * D.to(dtype)
     if z is not None:
         y = y * F.silu(z.to(dtype))
+    if mask is not None:
+        y = y.masked_fill(~mask.unsqueeze(-1), 0.0)
     return y.to(u.dtype), state

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _CHUNK_ELEMENTS = {"cpu": 2**18}
 """Elements of a chunk's [T, B, S, I]; on a CPU few enough that three such buffers stay in cache."""
@@ -32,6 +31,7 @@ def scan_torch(
     D: Tensor | None,
     z: Tensor | None,
     dt_bias: Tensor | None,
+    mask: Tensor | None,
     dt_softplus: bool,
     reverse: bool,
     initial_state: Tensor | None,
@@ -43,6 +43,8 @@ def scan_torch(
         step = step + dt_bias.to(dtype)
     if dt_softplus:
         step = F.softplus(step)
+    if mask is not None:
+        step = step.masked_fill(~mask.unsqueeze(-1), 0.0)
     if initial_state is None:
         initial_state = x.new_zeros(u.shape[0], *A.shape)  # [B, I, S]
 
@@ -50,7 +52,7 @@ def scan_torch(
     if reverse:
         along = [tensor.flip(1) for tensor in along]
     along = [tensor.contiguous() for tensor in along]  # a copy costs less than strided chunks
-    y, state = _ChunkedScan.apply(*along, A.to(dtype), initial_state.to(dtype))
+    y, state, _ = scan_chunks(*along, A.to(dtype).contiguous(), initial_state.to(dtype))
     if reverse:
         y = y.flip(1)
 
@@ -58,67 +60,108 @@ def scan_torch(
         y = torch.addcmul(y, x, D.to(dtype))
     if z is not None:
         y = y * F.silu(z.to(dtype))
+    if mask is not None:
+        y = y.masked_fill(~mask.unsqueeze(-1), 0.0)
     return y.to(u.dtype), state
 
 
-class _ChunkedScan(torch.autograd.Function):
-    """The recurrence alone: (x, step [B, L, I], B, C [B, L, S], A [I, S], state [B, I, S]) -> (y, final state)."""
+@torch.library.custom_op("tstar::scan_chunks", mutates_args=())
+def scan_chunks(
+    x: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The recurrence alone, forward in time; tensors contiguous and of one type, float32 or float64.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        A_t, h = A.t().contiguous(), state.transpose(1, 2).contiguous()  # [S, I], [B, S, I]
-        y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        chunks = _chunks(x, A)
-        decay, states = _buffers(x, A, chunks, 2)
-        starts = []  # state before each chunk
-        for chunk in chunks:
-            starts.append(h)
-            x_c, step_c, B_c, C_c = _time_first((x, step, B, C), chunk)
-            now = slice(0, x_c.shape[0])
-            h = _fill_states(step_c * x_c, step_c, B_c, A_t, h, decay[now], states[now])
-            y[:, chunk] = torch.matmul(C_c.unsqueeze(2), states[now]).squeeze(2).transpose(0, 1)
-        ctx.save_for_backward(x, step, B, C, A, *starts)
-        return y, h.transpose(1, 2).contiguous()
+    Args:
+        x, step: [B, L, I].
+        B, C: [B, L, S].
+        A: [I, S].
+        state: initial, [B, I, S].
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_state: Tensor) -> tuple[Tensor, ...]:
-        x, step, B, C, A, *starts = ctx.saved_tensors
-        grad_y = grad_y.contiguous()
-        A_t = A.t().contiguous()
-        grad_x, grad_step, grad_B, grad_C = (torch.empty_like(t) for t in (x, step, B, C))
-        grad_A = torch.zeros_like(A_t)  # [S, I]
-        carry = grad_state.transpose(1, 2).contiguous()  # gradient of the state that a chunk hands on, [B, S, I]
-        chunks = _chunks(x, A)
-        buffers = _buffers(x, A, chunks, 3)
-        for chunk, start in zip(reversed(chunks), reversed(starts), strict=True):
-            x_c, step_c, B_c, C_c, gy_c = _time_first((x, step, B, C, grad_y), chunk)
-            decay, states, grads = (buffer[: x_c.shape[0]] for buffer in buffers)
-            input_c = step_c * x_c  # [T, B, I]
-            _fill_states(input_c, step_c, B_c, A_t, start, decay, states)
-            _fill_state_grads(gy_c, C_c, carry, decay, grads)
-            carry = decay[0] * grads[0]
+    Returns:
+        y [B, L, I], the final state [B, I, S], and the state before each chunk [chunks, B, S, I].
+    """
+    A_t, h = A.t().contiguous(), state.transpose(1, 2).contiguous()  # [S, I], [B, S, I]
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    chunks = _chunks(x, A)
+    starts = x.new_empty(len(chunks), *h.shape)
+    decay, states = _buffers(x, A, chunks, 2)
+    for chunk, start in zip(chunks, starts.unbind(0), strict=True):
+        start.copy_(h)
+        x_c, step_c, B_c, C_c = _time_first((x, step, B, C), chunk)
+        now = slice(0, x_c.shape[0])
+        h = _fill_states(step_c * x_c, step_c, B_c, A_t, h, decay[now], states[now])
+        y[:, chunk] = torch.matmul(C_c.unsqueeze(2), states[now]).squeeze(2).transpose(0, 1)
+    return y, h.transpose(1, 2).clone(memory_format=torch.contiguous_format), starts
 
-            grad_C[:, chunk] = torch.matmul(states, gy_c.unsqueeze(3)).squeeze(3).transpose(0, 1)
-            grad_B[:, chunk] = torch.matmul(grads, input_c.unsqueeze(3)).squeeze(3).transpose(0, 1)
-            grad_input = torch.matmul(B_c.unsqueeze(2), grads).squeeze(2)  # [T, B, I]
-            grad_x[:, chunk] = (grad_input * step_c).transpose(0, 1)
 
-            grads.mul_(decay)  # from here on the gradient of the exponent step * A
-            grads[1:].mul_(states[:-1])
-            grads[0].mul_(start)
-            torch.mul(grads, A_t, out=states)
-            grad_step[:, chunk] = (grad_input * x_c).add_(states.sum(2)).transpose(0, 1)
-            grad_A += torch.mul(grads, step_c.unsqueeze(2), out=states).flatten(0, 1).sum(0)
-        return grad_x, grad_step, grad_B, grad_C, grad_A.t(), carry.transpose(1, 2)
+@scan_chunks.register_fake
+def _(x: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, inner = x.shape
+    size = _chunk_size(x, A)
+    starts = x.new_empty((length + size - 1) // size, batch, A.shape[1], inner)
+    return x.new_empty(x.shape), x.new_empty(batch, inner, A.shape[1]), starts
+
+
+@torch.library.custom_op("tstar::scan_chunks_backward", mutates_args=())
+def scan_chunks_backward(
+    grad_y: Tensor, grad_state: Tensor, x: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, step, B, C, A and the initial state."""
+    grad_y = grad_y.contiguous()
+    A_t = A.t().contiguous()
+    grad_x, grad_step, grad_B, grad_C = (torch.empty_like(t) for t in (x, step, B, C))
+    grad_A = torch.zeros_like(A_t)  # [S, I]
+    carry = grad_state.transpose(1, 2).contiguous()  # gradient of the state that a chunk hands on, [B, S, I]
+    chunks = _chunks(x, A)
+    buffers = _buffers(x, A, chunks, 3)
+    for chunk, start in zip(reversed(chunks), reversed(starts.unbind(0)), strict=True):
+        x_c, step_c, B_c, C_c, gy_c = _time_first((x, step, B, C, grad_y), chunk)
+        decay, states, grads = (buffer[: x_c.shape[0]] for buffer in buffers)
+        input_c = step_c * x_c  # [T, B, I]
+        _fill_states(input_c, step_c, B_c, A_t, start, decay, states)
+        _fill_state_grads(gy_c, C_c, carry, decay, grads)
+        carry = decay[0] * grads[0]
+
+        grad_C[:, chunk] = torch.matmul(states, gy_c.unsqueeze(3)).squeeze(3).transpose(0, 1)
+        grad_B[:, chunk] = torch.matmul(grads, input_c.unsqueeze(3)).squeeze(3).transpose(0, 1)
+        grad_input = torch.matmul(B_c.unsqueeze(2), grads).squeeze(2)  # [T, B, I]
+        grad_x[:, chunk] = (grad_input * step_c).transpose(0, 1)
+
+        grads.mul_(decay)  # from here on the gradient of the exponent step * A
+        grads[1:].mul_(states[:-1])
+        grads[0].mul_(start)
+        torch.mul(grads, A_t, out=states)
+        grad_step[:, chunk] = (grad_input * x_c).add_(states.sum(2)).transpose(0, 1)
+        grad_A += torch.mul(grads, step_c.unsqueeze(2), out=states).flatten(0, 1).sum(0)
+    grad_state = carry.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return grad_x, grad_step, grad_B, grad_C, grad_A.t().contiguous(), grad_state
+
+
+@scan_chunks_backward.register_fake
+def _(
+    grad_y: Tensor, grad_state: Tensor, x: Tensor, step: Tensor, B: Tensor, C: Tensor, A: Tensor, starts: Tensor
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (x, step, B, C, A, grad_state))
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:5], output[2])
+
+
+def _backward(ctx: Any, grad_y: Tensor, grad_state: Tensor, _starts: Tensor) -> tuple[Tensor, ...]:
+    return scan_chunks_backward(grad_y, grad_state, *ctx.saved_tensors)
+
+
+scan_chunks.register_autograd(_backward, setup_context=_keep_inputs)
+
+
+def _chunk_size(x: Tensor, A: Tensor) -> int:
+    budget = _CHUNK_ELEMENTS.get(x.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
+    return max(_SHORTEST_CHUNK, min(_LONGEST_CHUNK, budget // max(1, x.shape[0] * A.numel())))
 
 
 def _chunks(x: Tensor, A: Tensor) -> list[slice]:
-    batch, length, _ = x.shape
-    budget = _CHUNK_ELEMENTS.get(x.device.type, _CHUNK_ELEMENTS_ELSEWHERE)
-    size = max(_SHORTEST_CHUNK, min(_LONGEST_CHUNK, budget // max(1, batch * A.numel())))
+    length, size = x.shape[1], _chunk_size(x, A)
     return [slice(first, min(first + size, length)) for first in range(0, length, size)]
 
 

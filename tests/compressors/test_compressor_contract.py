@@ -3,23 +3,26 @@
 import pytest
 import torch
 
-from tstar.compressors import build_compressor, list_compressors
+from tstar.compressors import build_compressor, compressor_options, list_compressors
 
 GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
 LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
 BATCHES = {"short": [SHORT], "long": [LONG], "image": [IMAGE], "mixed": [SHORT, IMAGE, LONG, TEXT, IMAGE, SHORT]}
 
 
-@pytest.fixture(params=list_compressors())
+MAMBA2 = [f"{name}, mamba2" for name in list_compressors() if "ssm" in compressor_options(name)]
+
+
+@pytest.fixture(params=[*list_compressors(), *MAMBA2])
 def name(request):
     return request.param
 
 
-def build(name, **options):
-    torch.manual_seed(0)
-    return build_compressor(
-        name, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID, **({"preset": "tiny"} | options)
-    ).eval()
+def build(name, seed=0, **options):
+    torch.manual_seed(seed)
+    name, _, ssm = name.partition(", ")
+    sizes = {"d_vision": D_VISION, "d_language": D_LANGUAGE, "grid": GRID, "preset": "tiny"}
+    return build_compressor(name, **(sizes | ({"ssm": ssm} if ssm else {}) | options)).eval()
 
 
 def features(frame_counts, seed=0):
@@ -70,8 +73,7 @@ def test_a_batch_of_text_alone_gives_empty_clips(name, frame_counts):
 
 def test_weights_survive_a_round_trip(name):
     compressor, frame_counts = build(name), BATCHES["mixed"]
-    torch.manual_seed(1)
-    other = build_compressor(name, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID, preset="tiny").eval()
+    other = build(name, seed=1)
     other.load_state_dict(compressor.state_dict())
     x = features(frame_counts)
     torch.testing.assert_close(other(x, frame_counts), compressor(x, frame_counts), rtol=0, atol=0)
@@ -100,6 +102,6 @@ def test_bfloat16_autocast(name):
 
 @pytest.mark.parametrize("width", [D_VISION, D_LANGUAGE])
 def test_widths_that_agree_need_no_projection(name, width):
-    compressor = build_compressor(name, d_vision=width, d_language=width, grid=GRID, preset="tiny")
+    compressor = build(name, d_vision=width, d_language=width)
     (tokens,) = compressor(torch.randn(2, 24, width), [2])
     assert tokens.shape == (compressor.num_tokens(2), width)

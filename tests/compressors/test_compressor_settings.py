@@ -30,7 +30,11 @@ SIZES = {"d_vision": 16, "d_language": 16, "grid": (10, 10)}
         ("mambamia", {"gpa": "yes"}, "compressor.gpa must be true or false, got 'yes'"),
         ("mambamia", {"dropout": 1.0}, "compressor.dropout must be at least 0 and below 1, got 1.0"),
         ("mambamia", {"dropout": "0.1"}, "compressor.dropout must be a number, got '0.1'"),
-        ("mambamia", {"ssm": "mamba2"}, "compressor.ssm: 'mamba2' is not available yet; use 'mamba1'"),
+        ("mambamia", {"head_dim": 0}, "compressor.head_dim must be a positive whole number, got 0"),
+        ("mambamia", {"ssm": "mamba2", "d_model": 6, "head_dim": 5}, "compressor.head_dim must be a divisor of expand * "
+         "d_model = 12 with mamba2 (1, 2, 3, 4, 6, 12), got 5"),
+        ("mambamia", {"merge": "cat"}, "compressor.merge cannot be 'cat'; did you mean 'concat'?"),
+        ("mamba", {"merge": "mean"}, "unknown option compressor.merge of compressor 'mamba'"),
         ("mambamia", {"ssm": "mamba3"}, "compressor.ssm cannot be 'mamba3'; did you mean"),
         ("avg_pool", {"kernel": (11, 2)}, "compressor.kernel must be between (1, 1) and the grid, (10, 10), got"),
         ("avg_pool", {"kernel": [2, 0]}, "compressor.kernel must be between (1, 1) and the grid, (10, 10), got (2"),
@@ -51,6 +55,12 @@ def test_defaults_follow_the_grid_and_the_variant():
     assert (frames.interval, frames.stride) == (10, 1)
     assert compressor_config("mambamia", **SIZES, per_frame=True, temporal_stride=3).stride == 3
     assert compressor_config("mambamia", **(SIZES | {"grid": (4, 6)})).interval == 6
+
+
+def test_states_follow_the_version_unless_given():
+    for options, states in (({}, 16), ({"ssm": "mamba2"}, 128), ({"ssm": "mamba2", "d_state": 64}, 64)):
+        assert compressor_config("mambamia", **SIZES, **options).states == states
+    assert compressor_config("mambamia", **SIZES, preset="wide2").states == 128
 
 
 def test_explicit_options_win_over_the_preset():

@@ -37,27 +37,32 @@ def test_token_counts(name, sizes, options, counts):
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "total"),
+    ("name", "options", "body", "total"),
     [
-        ("mamba", 90_520_320, 94.06e6),
-        ("bimamba", 96_086_784, 99.63e6),
-        ("mambamia", 96.29e6, 99.83e6),
-        ("none", 0, 14.16e6),
-        ("avg_pool", 0, 14.16e6),
+        ("mamba", {}, 90_520_320, 94.06e6),
+        ("bimamba", {}, 96_086_784, 99.63e6),
+        ("mambamia", {}, 96_289_800, 99.83e6),
+        ("mamba", {"ssm": "mamba2"}, 90_368_448, 93.91e6),
+        ("bimamba", {"ssm": "mamba2"}, 90_622_080, 94.17e6),
+        ("mambamia", {"ssm": "mamba2"}, 90_825_096, 94.37e6),
+        ("mambamia", {"preset": "wide2"}, 115.64e6, 120.36e6),
+        ("none", {}, 0, 14.16e6),
+        ("avg_pool", {}, 0, 14.16e6),
     ],
 )
-def test_parameters_of_the_paper_preset(name, body, total):
-    sizes = {key: parameter.numel() for key, parameter in meta(name).named_parameters()}
+def test_parameters_of_the_published_presets(name, options, body, total):
+    sizes = {key: parameter.numel() for key, parameter in meta(name, **options).named_parameters()}
     ours = sum(size for key, size in sizes.items() if key.startswith(("layers.", "final_norm.")))
     if isinstance(body, int):
         assert ours == body
-    assert ours == pytest.approx(body, rel=1e-3)
-    assert sum(sizes.values()) == pytest.approx(total, rel=1e-3)
+    assert ours == pytest.approx(body, rel=2e-4)
+    assert sum(sizes.values()) == pytest.approx(total, rel=2e-4)
 
 
+@pytest.mark.parametrize("ssm", ["mamba1", "mamba2"])
 @pytest.mark.parametrize("name", ["mamba", "bimamba", "mambamia"])
-def test_smaller_presets_are_small(name):
+def test_smaller_presets_are_small(name, ssm):
     miniature, tiny = (
-        sum(p.numel() for p in meta(name, preset=preset).parameters()) for preset in ("miniature", "tiny")
+        sum(p.numel() for p in meta(name, preset=preset, ssm=ssm).parameters()) for preset in ("miniature", "tiny")
     )
     assert tiny < miniature < 1e6

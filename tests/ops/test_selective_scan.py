@@ -295,7 +295,7 @@ def test_backends_that_cannot_be_used_are_refused(monkeypatch):
     inputs = scan_inputs(2)
     with pytest.raises(ConfigError, match=r"unknown backend 'torhc' of selective_scan; did you mean 'torch'"):
         selective_scan(**inputs, backend="torhc")
-    with pytest.raises(ConfigError, match="'cpu' of selective_scan .* its input is float64; use 'torch'"):
+    with pytest.raises(ConfigError, match=r"'cpu' of selective_scan .* its input is float64; use 'torch'"):
         selective_scan(**inputs, backend="cpu")
     assert selective_scan(**inputs).dtype == torch.float64  # auto takes another
     narrow = {name: tensor.float() for name, tensor in inputs.items()}

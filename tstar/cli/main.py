@@ -54,6 +54,10 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         from tstar.cli import score
 
         return score.run(arguments)
+    if arguments.command == "doctor":
+        from tstar.cli import doctor
+
+        return doctor.run(arguments)
     from tstar.cli import miniature
 
     return miniature.run(arguments)
@@ -68,6 +72,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _add_shard(commands)
     _add_miniature(commands)
     _add_score(commands)
+    _add_doctor(commands)
     known = list(commands.choices)
     first = next((a for a in argv if not a.startswith("-")), None)
     if first is not None and first not in known and argv[0] == first:
@@ -199,6 +204,18 @@ def _add_score(commands: "argparse._SubParsersAction[Parser]") -> None:
     score.add_argument("--responses", required=True, metavar="FILE", help='JSON Lines of {"id", "response"}')
     score.add_argument("--rules", default="official", choices=("official", "strict"), help="default: official")
     score.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[Parser]") -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is installed, and whether the operators compute rightly here",
+        description="Print the versions of what is installed, the machine, and for every backend of every operator whether "
+        "it can be used, its largest error against the slow reference, and its speed. The exit status is 1 if a backend "
+        "that is in use gives wrong numbers.",
+    )
+    doctor.add_argument("--quick", action="store_true", help="leave out the times")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
 def _settings(rest: list[str]) -> list[tuple[str, str]]:

@@ -69,7 +69,8 @@ def build_compressor(
         d_vision: width of a patch token.
         d_language: width of a visual token.
         grid: rows and columns of a frame's patch tokens.
-        preset: scale that gives the options their values: ``paper``, ``miniature`` or ``tiny`` (for tests).
+        preset: scale that gives the options their values: ``paper``, ``miniature`` or ``tiny`` (for tests);
+            Mamba compressors also have ``wide2``, two wide Mamba-2 layers.
         options: values that win over the preset's; :func:`compressor_options` lists them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""MambaMia and its parents: Mamba-1 stacks in TSTAR's shell.
+"""MambaMia and its parents: Mamba-1 or Mamba-2 stacks in TSTAR's shell.
 
 MambaMia (arXiv:2506.13564) is a bidirectional Mamba over patch and query tokens whose queries take in their patches
 before each layer; without that step it is the paper's Bi-Mamba row, and with a causal mixer its Mamba row.
@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from tstar.compressors.base import require
 from tstar.compressors.shell import SequenceCompressor, SequenceCompressorConfig
-from tstar.errors import ConfigError
-from tstar.nn import BidirectionalMambaMixer, GatedPatchAggregation, MambaMixer, RMSNorm
+from tstar.nn import (
+    BidirectionalMamba2Mixer,
+    BidirectionalMambaMixer,
+    GatedPatchAggregation,
+    Mamba2Mixer,
+    MambaMixer,
+    RMSNorm,
+)
+from tstar.nn.mamba_parts import BackwardDtInit, Merge
 
 Residual = Literal["mixer_only", "write_back"]
 
@@ -25,19 +32,28 @@ class MambaMiaConfig(SequenceCompressorConfig):
     """Settings of :class:`MambaMia`."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"num_layers": 24, "d_model": 768, "d_state": 16},
-        "miniature": {"num_layers": 2, "d_model": 96, "d_state": 8},
-        "tiny": {"num_layers": 2, "d_model": 64, "d_state": 8},
+        "paper": {"num_layers": 24, "d_model": 768},
+        "wide2": {"num_layers": 2, "d_model": 3072, "ssm": "mamba2"},
+        "miniature": {"num_layers": 2, "d_model": 96, "d_state": 8, "head_dim": 16},
+        "tiny": {"num_layers": 2, "d_model": 64, "d_state": 8, "head_dim": 16},
     }
 
     ssm: Literal["mamba1", "mamba2"] = "mamba1"
     """State-space model of the mixers."""
-    d_state: int = 16
-    """States of each inner channel."""
+    d_state: int | None = None
+    """States of each inner channel. Left out, 16 with mamba1 and 128 with mamba2."""
     d_conv: int = 4
     """Taps of the convolution before the scan."""
     expand: int = 2
     """Inner width of a mixer over d_model."""
+    head_dim: int = 64
+    """Inner channels of a head, mamba2 only; must divide expand * d_model."""
+    norm_before_gate: bool = True
+    """Whether mamba2's inner norm comes before its gate, or after it as in published language models."""
+    merge: Merge = "sum"
+    """How two directions become one; concat doubles the input of every output projection."""
+    backward_dt_init: BackwardDtInit = "same"
+    """First steps of the backward direction: drawn like the forward ones, or as in published code, a short memory."""
     gpa: bool = True
     """Gated patch aggregation before each mixer; without it this is bimamba."""
     gpa_residual: Residual = "mixer_only"
@@ -48,11 +64,43 @@ class MambaMiaConfig(SequenceCompressorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("d_state", "d_conv", "expand"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+        for name in ("states", "d_conv", "expand", "head_dim"):
+            option = "d_state" if name == "states" else name
+            require(getattr(self, name) > 0, option, getattr(self, name), "a positive whole number")
         require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
         if self.ssm == "mamba2":
-            raise ConfigError("compressor.ssm: 'mamba2' is not available yet; use 'mamba1'")
+            inner = self.expand * self.d_model
+            divisors = [p for p in range(1, inner + 1) if inner % p == 0]
+            legal = f"a divisor of expand * d_model = {inner} with mamba2 ({', '.join(map(str, divisors))})"
+            require(inner % self.head_dim == 0, "head_dim", self.head_dim, legal)
+
+    @property
+    def states(self) -> int:
+        """S."""
+        if self.d_state is None:
+            return 16 if self.ssm == "mamba1" else 128
+        return self.d_state
+
+    def build_mixer(self) -> nn.Module:
+        """A mixer of [B, L, D] with fresh weights."""
+        sizes = (self.d_model, self.states, self.d_conv, self.expand)
+        depth = self.num_layers
+        if self.ssm == "mamba1":
+            if not self.bidirectional:
+                return MambaMixer(*sizes, n_layers=depth)
+            return BidirectionalMambaMixer(
+                *sizes, merge=self.merge, backward_dt_init=self.backward_dt_init, n_layers=depth
+            )
+        if not self.bidirectional:
+            return Mamba2Mixer(*sizes, self.head_dim, norm_before_gate=self.norm_before_gate, n_layers=depth)
+        return BidirectionalMamba2Mixer(
+            *sizes,
+            self.head_dim,
+            norm_before_gate=self.norm_before_gate,
+            merge=self.merge,
+            backward_dt_init=self.backward_dt_init,
+            n_layers=depth,
+        )
 
     def build(self) -> "MambaMia":
         return MambaMia(self)
@@ -72,6 +120,8 @@ class MambaConfig(BiMambaConfig):
     """Settings of :class:`MambaMia` without aggregation and without the backward direction."""
 
     bidirectional: bool = field(default=False, init=False)
+    merge: Merge = field(default="sum", init=False)
+    backward_dt_init: BackwardDtInit = field(default="same", init=False)
 
 
 class MambaMia(SequenceCompressor):
@@ -94,8 +144,7 @@ class MambaMiaLayer(nn.Module):
         self.gpa = (
             GatedPatchAggregation(config.d_model, config.interval, config.dropout) if config.gpa else nn.Identity()
         )
-        mixer = BidirectionalMambaMixer if config.bidirectional else MambaMixer
-        self.mixer = mixer(config.d_model, config.d_state, config.d_conv, config.expand, n_layers=config.num_layers)
+        self.mixer = config.build_mixer()
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, D] to [B, L, D]."""

@@ -65,9 +65,8 @@ class GatedPatchAggregation(nn.Module):
             raise ValueError(
                 f"GatedPatchAggregation: {length} tokens are no multiple of interval + 1 = {self.interval + 1}"
             )
-        chunks = x.reshape(batch, length // (self.interval + 1), self.interval + 1, width)
-        patches, query = chunks[:, :, :-1], chunks[:, :, -1]  # [B, G, k, D], [B, G, D]
-        alpha, gate = self.weights(query)
-        aggregate = torch.matmul(alpha.to(x.dtype).unsqueeze(-2), patches).squeeze(-2)  # [B, G, D]
-        query = ((1 - gate) * query + gate * aggregate).to(x.dtype)
-        return torch.cat([patches, query.unsqueeze(2)], dim=2).flatten(1, 2)  # [B, L, D]
+        chunks = x.reshape(batch, length // (self.interval + 1), self.interval + 1, width)  # [B, G, k + 1, D]
+        alpha, gate = self.weights(chunks[:, :, -1])
+        mix = torch.cat([gate * alpha, 1 - gate], dim=-1).to(x.dtype)  # of the patches and the query, [B, G, k + 1]
+        queries = torch.matmul(mix.unsqueeze(-2), chunks)  # [B, G, 1, D]
+        return torch.cat([chunks[:, :, :-1], queries.to(x.dtype)], dim=2).flatten(1, 2)  # [B, L, D]

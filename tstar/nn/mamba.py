@@ -8,17 +8,30 @@ Letters: B batch, L positions, D width outside, I = expand * D width inside, S s
 the step projection.
 """
 
-import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tstar.nn.mamba_parts import (
+    BackwardDtInit,
+    Merge,
+    MixerState,
+    at_least_single,
+    check_choice,
+    check_stream,
+    convolve,
+    depthwise_conv1d,
+    initial_dt_bias,
+    merge_directions,
+    merged_width,
+    output_projection,
+    zero_padding,
+)
 from tstar.nn.weight_decay import exempt_from_weight_decay
-from tstar.ops import causal_conv1d, selective_scan
-
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
-"""At init a channel's step is drawn log-uniformly between the first two, and is never below the third."""
+from tstar.ops import selective_scan
+from tstar.ops.steps import selective_scan_step
 
 
 class MambaMixer(nn.Module):
@@ -48,49 +61,52 @@ class MambaMixer(nn.Module):
     ) -> None:
         super().__init__()
         d_inner = expand * d_model
-        self.d_inner, self.d_state, self.backend = d_inner, d_state, backend
+        self.d_inner, self.d_state, self.d_conv, self.backend = d_inner, d_state, d_conv, backend
         self.dt_rank = -(-d_model // 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D = _direction(d_inner, d_state, d_conv, self.dt_rank)
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        _shrink(self.out_proj, n_layers)
+        self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D = _fresh(d_inner, d_state, d_conv, self.dt_rank)
+        self.out_proj = output_projection(d_inner, d_model, n_layers)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def empty_state(self, batch: int) -> MixerState:
+        """The state before the first position of ``batch`` sequences: conv [B, K-1, I], ssm [B, I, S]."""
+        weight = self.in_proj.weight
+        conv = weight.new_zeros(batch, self.d_conv - 1, self.d_inner)
+        return MixerState(conv, at_least_single(weight.new_zeros(batch, self.d_inner, self.d_state)))
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, state: MixerState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MixerState]:
         """Mix along L.
 
         Args:
-            x: [B, L, D].
-            mask: False at padding, [B, L]; padding may lie on the right only. It changes no valid position here, it
-                only makes padded outputs zero.
+            x: [B, L, D]; any stretch of a sequence, down to one position, where ``state`` is handed on.
+            mask: False at padding, [B, L]; padding may lie at either end, not in the middle. On the right it changes
+                no valid position here, it only makes padded outputs zero.
+            state: what an earlier call returned for the positions before these; absent at the start of a sequence.
+            return_state: also return the state after the last position.
 
         Returns:
-            [B, L, D].
+            [B, L, D], and with ``return_state`` the state for the positions that follow.
         """
-        x, z = self.in_proj(_zero_padding(x, mask)).chunk(2, dim=-1)  # [B, L, I] each
-        y = _scan_direction(
-            x,
-            z,
-            self.conv1d,
-            self.x_proj,
-            self.dt_proj,
-            self.A_log,
-            self.D,
-            mask=mask,
-            reverse=False,
-            backend=self.backend,
-        )
-        return self.out_proj(y)
+        check_stream(type(self).__name__, mask, return_state or state is not None)
+        if return_state and state is None:
+            state = self.empty_state(x.shape[0])
+        x, z = self.in_proj(zero_padding(x, mask)).chunk(2, dim=-1)  # [B, L, I] each
+        ahead = _Direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        y, state = ahead.run(x, z, mask=mask, state=state, backend=self.backend)
+        y = self.out_proj(y)
+        return (y, state) if return_state and state is not None else y
 
 
 class BidirectionalMambaMixer(nn.Module):
-    """Mamba-1 from both ends: a forward and a backward scan of one projection, added up.
+    """Mamba-1 from both ends: a forward and a backward scan of one projection, merged.
 
     ``in_proj`` and ``out_proj`` are shared; the convolution, ``x_proj``, ``dt_proj``, ``A_log`` and ``D`` are each
     direction's own, the backward ones named ``conv1d_b``, ``x_proj_b``, ``dt_proj_b``, ``A_b_log`` and ``D_b``.
 
     Args:
         d_model, d_state, d_conv, expand, dt_rank, n_layers, backend: as in :class:`MambaMixer`.
-        merge: add the directions, or average them.
+        merge: add the directions, average them, or put them side by side; see :data:`tstar.nn.mamba_parts.Merge`.
         backward_dt_init: ``"same"`` draws both directions' steps alike; ``"reference"`` leaves the backward bias at
             zero, as the published code does, which gives that direction a memory of about two positions at the start.
     """
@@ -103,115 +119,93 @@ class BidirectionalMambaMixer(nn.Module):
         expand: int = 2,
         dt_rank: int | Literal["auto"] = "auto",
         *,
-        merge: Literal["sum", "mean"] = "sum",
-        backward_dt_init: Literal["same", "reference"] = "same",
+        merge: Merge = "sum",
+        backward_dt_init: BackwardDtInit = "same",
         n_layers: int = 1,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if merge not in ("sum", "mean"):
-            raise ValueError(f"BidirectionalMambaMixer: merge must be 'sum' or 'mean', got {merge!r}")
-        if backward_dt_init not in ("same", "reference"):
-            raise ValueError(
-                f"BidirectionalMambaMixer: backward_dt_init must be 'same' or 'reference', got {backward_dt_init!r}"
-            )
+        check_choice(type(self).__name__, "merge", merge, Merge)
+        check_choice(type(self).__name__, "backward_dt_init", backward_dt_init, BackwardDtInit)
         d_inner = expand * d_model
-        self.d_inner, self.d_state, self.backend = d_inner, d_state, backend
+        self.d_inner, self.d_state, self.merge, self.backend = d_inner, d_state, merge, backend
         self.dt_rank = -(-d_model // 16) if dt_rank == "auto" else dt_rank
-        self.scale = 1.0 if merge == "sum" else 0.5
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         sizes = (d_inner, d_state, d_conv, self.dt_rank)
-        self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D = _direction(*sizes)
-        self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b = _direction(*sizes)
+        self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D = _fresh(*sizes)
+        self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b = _fresh(*sizes)
         if backward_dt_init == "reference":
             nn.init.zeros_(self.dt_proj_b.bias)
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        _shrink(self.out_proj, n_layers)
+        self.out_proj = output_projection(merged_width(d_inner, merge), d_model, n_layers)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix along L, both ways.
 
         Args:
             x: [B, L, D].
-            mask: False at padding, [B, L]; padding may lie on the right only. Valid outputs are those of the unpadded
-                sequence, padded ones are zero.
+            mask: False at padding, [B, L]; padding may lie at either end, not in the middle. Valid outputs are those
+                of the unpadded sequence, padded ones are zero.
 
         Returns:
             [B, L, D].
         """
-        x, z = self.in_proj(_zero_padding(x, mask)).chunk(2, dim=-1)  # [B, L, I] each
-        ahead = _scan_direction(
-            x,
-            z,
-            self.conv1d,
-            self.x_proj,
-            self.dt_proj,
-            self.A_log,
-            self.D,
-            mask=mask,
-            reverse=False,
-            backend=self.backend,
-        )
-        back = _scan_direction(
-            x,
-            z,
-            self.conv1d_b,
-            self.x_proj_b,
-            self.dt_proj_b,
-            self.A_b_log,
-            self.D_b,
-            mask=mask,
-            reverse=True,
-            backend=self.backend,
-        )
-        return self.out_proj((ahead + back) * self.scale)
+        x, z = self.in_proj(zero_padding(x, mask)).chunk(2, dim=-1)  # [B, L, I] each
+        ahead = _Direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        back = _Direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        y, _ = ahead.run(x, z, mask=mask, backend=self.backend)
+        y_b, _ = back.run(x, z, mask=mask, reverse=True, backend=self.backend)
+        return self.out_proj(merge_directions(y, y_b, self.merge))
 
 
-def _direction(
-    d_inner: int, d_state: int, d_conv: int, dt_rank: int
-) -> tuple[nn.Conv1d, nn.Linear, nn.Linear, nn.Parameter, nn.Parameter]:
-    """Fresh parameters of one scan direction: (conv1d, x_proj, dt_proj, A_log, D)."""
-    conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)  # only holds weight [I, 1, K] and bias [I]
+class _Direction(NamedTuple):
+    """Parameters of one scan direction."""
+
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: nn.Parameter
+    D: nn.Parameter
+
+    def run(
+        self,
+        x: Tensor,
+        z: Tensor,
+        *,
+        mask: Tensor | None = None,
+        reverse: bool = False,
+        state: MixerState | None = None,
+        backend: str,
+    ) -> tuple[Tensor, MixerState | None]:
+        """Convolution, read-out of step and B and C, scan, gate: x, z [B, L, I] (zero at padding) to [B, L, I].
+
+        Where a state comes in, the next one comes out.
+        """
+        x, conv = convolve(x, self.conv1d, mask=mask, reverse=reverse, state=state)
+        d_state = self.A_log.shape[1]
+        step, B, C = self.x_proj(x).split([self.dt_proj.in_features, d_state, d_state], dim=-1)  # R, S and S wide
+        step = F.linear(step, self.dt_proj.weight)  # [B, L, I]; its bias is added in fp32 by the scan
+        A = -torch.exp(at_least_single(self.A_log))
+        D, dt_bias = at_least_single(self.D), at_least_single(self.dt_proj.bias)
+        if state is None or conv is None:
+            return selective_scan(x, step, A, B, C, D, z, dt_bias, reverse=reverse, backend=backend), None
+        if x.shape[1] == 1:
+            x, step, B, C, z = (t.squeeze(1) for t in (x, step, B, C, z))
+            y, ssm = selective_scan_step(x, step, A, B, C, D, z, dt_bias, state=state.ssm)
+            return y.unsqueeze(1), MixerState(conv, ssm)
+        y, ssm = selective_scan(
+            x, step, A, B, C, D, z, dt_bias, initial_state=state.ssm, return_final_state=True, backend=backend
+        )
+        return y, MixerState(conv, ssm)
+
+
+def _fresh(d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> _Direction:
+    conv1d = depthwise_conv1d(d_inner, d_conv)
     x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
     dt_proj = nn.Linear(dt_rank, d_inner)
     nn.init.uniform_(dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
     with torch.no_grad():
-        low, high = math.log(DT_MIN), math.log(DT_MAX)
-        step = torch.empty_like(dt_proj.bias).uniform_(low, high).exp().clamp(min=DT_FLOOR)
-        dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of this is the step
+        dt_proj.bias.copy_(initial_dt_bias(d_inner))
     A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))  # [I, S]
     D = nn.Parameter(torch.ones(d_inner))
     exempt_from_weight_decay(conv1d.bias, dt_proj.bias, A_log, D)
-    return conv1d, x_proj, dt_proj, A_log, D
-
-
-def _shrink(out_proj: nn.Linear, n_layers: int) -> None:
-    with torch.no_grad():
-        out_proj.weight /= math.sqrt(n_layers)
-
-
-def _zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0.0)
-
-
-def _scan_direction(
-    x: Tensor,
-    z: Tensor,
-    conv1d: nn.Conv1d,
-    x_proj: nn.Linear,
-    dt_proj: nn.Linear,
-    A_log: Tensor,
-    D: Tensor,
-    *,
-    mask: Tensor | None,
-    reverse: bool,
-    backend: str,
-) -> Tensor:
-    """Convolution, read-out of step and B and C, scan, gate: x, z [B, L, I] (zero at padding) to [B, L, I]."""
-    x = causal_conv1d(x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", reverse=reverse)
-    x = _zero_padding(x, mask)  # the convolution's bias has made padding non-zero again; a scan would carry it along
-    d_state = A_log.shape[1]
-    step, B, C = x_proj(x).split([dt_proj.in_features, d_state, d_state], dim=-1)  # [B, L, R], [B, L, S], [B, L, S]
-    step = nn.functional.linear(step, dt_proj.weight)  # [B, L, I]; its bias is added in fp32 by the scan
-    A = -torch.exp(A_log.float())
-    return selective_scan(x, step, A, B, C, D.float(), z, dt_proj.bias.float(), reverse=reverse, backend=backend)
+    return _Direction(conv1d, x_proj, dt_proj, A_log, D)

@@ -1,10 +1,10 @@
 """Norms."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tstar.nn.weight_decay import exempt_from_weight_decay
+from tstar.ops.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -13,18 +13,18 @@ class RMSNorm(nn.Module):
     Args:
         d_model: length of the last axis.
         eps: added under the root.
+        groups: equal parts of the last axis, each with a mean of its own.
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-5) -> None:
+    def __init__(self, d_model: int, eps: float = 1e-5, groups: int = 1) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.groups = eps, groups
         self.weight = nn.Parameter(torch.ones(d_model))
         exempt_from_weight_decay(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., d_model] to the same shape and type."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps).to(x.dtype)
+    def forward(self, x: Tensor, z: Tensor | None = None, norm_before_gate: bool = True) -> Tensor:
+        """x [..., d_model] to the same shape and type; ``z`` gates it as in :func:`tstar.ops.norm.rms_norm`."""
+        return rms_norm(x, self.weight, self.eps, z=z, norm_before_gate=norm_before_gate, groups=self.groups)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{self.weight.shape[0]}, eps={self.eps}" + (f", groups={self.groups}" if self.groups > 1 else "")

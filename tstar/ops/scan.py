@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tstar.ops.backends import Backend, available, choose, not_for_cpu_kernel, numba_missing
 from tstar.ops.scan_cpu import scan_cpu
+from tstar.ops.scan_cuda import scan_cuda, scan_cuda_missing, unfit_for_scan_cuda
 from tstar.ops.scan_reference import scan_reference
 from tstar.ops.scan_torch import scan_torch
 
@@ -24,6 +25,7 @@ SCANS: dict[str, Backend] = {
     "reference": Backend(scan_reference),
     "torch": Backend(scan_torch),
     "cpu": Backend(scan_cpu, missing=numba_missing, unfit=not_for_cpu_kernel),
+    "cuda": Backend(scan_cuda, missing=scan_cuda_missing, unfit=unfit_for_scan_cuda),
 }
 """Backends of :func:`selective_scan`: (u, dt, A, B, C, D, z, dt_bias, mask, dt_softplus, reverse, initial_state) to
 (y [B, L, I], final state [B, I, S])."""

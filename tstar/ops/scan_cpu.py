@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tstar.ops.cpu_rows import LANES, Rows, moved, rows, values
 from tstar.ops.cpu_threads import for_each
 
-_LANES, _UNROLL, _CHUNK = 16, 4, 32
+_UNROLL, _CHUNK = 4, 32
 """Of the kernels; repeated here so that a model can be traced without importing Numba."""
 _TILE_FLOATS, _TILES_WANTED = 16384, 4
 _LOG2_E = 1.4426950408889634
@@ -40,12 +41,12 @@ def scan_cpu(
     """The fused kernel; arguments and result as in :func:`tstar.ops.selective_scan`."""
     batch, _, inner = u.shape
     states = A.shape[1]
-    wide, deep = -inner % _LANES, -states % _UNROLL  # channels and states to add
+    wide, deep = -inner % LANES, -states % _UNROLL  # channels and states to add
     dtype = torch.float32
     if all(t is None or t.dtype == torch.bfloat16 for t in (u, dt, z)):
         dtype = torch.bfloat16
 
-    def rows(tensor: Tensor) -> Tensor:
+    def wide_rows(tensor: Tensor) -> Tensor:
         tensor = F.pad(tensor.to(dtype), (0, wide)) if wide else tensor.to(dtype)
         return tensor if tensor.stride(2) == 1 else tensor.contiguous()
 
@@ -57,9 +58,9 @@ def scan_cpu(
     else:
         state = F.pad(initial_state.float().mT, (0, wide, 0, deep))
     inputs = (
-        rows(u),
-        rows(dt),
-        None if z is None else rows(z),
+        wide_rows(u),
+        wide_rows(dt),
+        None if z is None else wide_rows(z),
         F.pad(A.float().mT * _LOG2_E, (0, wide, 0, deep)).contiguous(),
         F.pad(B.float(), (0, deep)).contiguous(),
         F.pad(C.float(), (0, deep)).contiguous(),
@@ -105,7 +106,7 @@ def scan_tiles(
     call = _Call(u, dt, z, rates, B, C, D, bias, mask, dt_softplus, reverse)
     y, state = torch.empty(u.shape, dtype=u.dtype), state.clone(memory_format=torch.contiguous_format)
     starts = torch.empty(_starts_shape(u, rates) if keep else (0,))
-    y_rows, state_values, start_values = call.rows(y), _values(state), _values(starts)
+    y_rows, state_values, start_values = rows(y, reverse), values(state), values(starts)
 
     def tile(number: int) -> None:
         sequence = number // call.tiles
@@ -163,18 +164,18 @@ def scan_tiles_backward(
     grad_state = grad_state.clone(memory_format=torch.contiguous_format)
     rate_parts, channel_parts = torch.zeros(call.batch, *rates.shape), torch.zeros(2, call.batch, D.numel())
     row_parts = torch.empty(2, call.tasks, *B.shape[1:])  # of B and C
-    y_rows = call.rows(grad_y if grad_y.stride(2) == 1 else grad_y.contiguous())
-    grad_rows = {"u": call.rows(grad_u), "dt": call.rows(grad_dt), "z": call.rows(grad_z)}
-    part_rows = {"B": call.rows(row_parts[0]), "C": call.rows(row_parts[1])}
+    y_rows = rows(grad_y, reverse)
+    grad_rows = {"u": rows(grad_u, reverse), "dt": rows(grad_dt, reverse), "z": rows(grad_z, reverse)}
+    part_rows = {"B": rows(row_parts[0], reverse), "C": rows(row_parts[1], reverse)}
     sums = {"rates": rate_parts, "D": channel_parts[0], "bias": channel_parts[1], "state": grad_state}
-    sum_values, start_values = {name: _values(tensor) for name, tensor in sums.items()}, _values(starts)
+    sum_values, start_values = {name: values(tensor) for name, tensor in sums.items()}, values(starts)
 
     def tile(number: int) -> None:
         sequence = number // call.tiles
         inputs, shape, y_at, scratch = call.task(number, y_rows, backward=True)
         out = call.kernels.Gradients(
-            **{name: call.moved(rows, sequence) for name, rows in grad_rows.items()},
-            **{name: call.moved(rows, number) for name, rows in part_rows.items()},
+            **{name: moved(of, sequence) for name, of in grad_rows.items()},
+            **{name: moved(of, number) for name, of in part_rows.items()},
             **sum_values,
             channels_at=sequence * D.numel(),
             state_at=sequence * call.plane,
@@ -243,11 +244,6 @@ def _starts_shape(u: Tensor, rates: Tensor) -> tuple[int, ...]:
     return (u.shape[0], (u.shape[1] + _CHUNK - 1) // _CHUNK, *rates.shape)
 
 
-def _values(tensor: Tensor) -> Any:
-    """A contiguous tensor's numbers as a one-dimensional NumPy array."""
-    return tensor.detach().view(-1).numpy()
-
-
 class _Call:
     """What the tasks of one call share; a task is one tile of one sequence."""
 
@@ -266,48 +262,27 @@ class _Call:
         reverse: bool,
     ) -> None:
         self.kernels = _kernels()
-        self.reverse = reverse
         self.batch, self.length, self.inner = u.shape
         self.states, self.plane = rates.shape[0], rates.numel()
         self.chunks = -(-self.length // _CHUNK)
-        groups = self.inner // _LANES
-        self.width = _LANES * max(1, min(_TILE_FLOATS // self.states // _LANES, -(-groups // _TILES_WANTED)))
+        groups = self.inner // LANES
+        self.width = LANES * max(1, min(_TILE_FLOATS // self.states // LANES, -(-groups // _TILES_WANTED)))
         self.tiles = -(-self.inner // self.width)
         self.tasks = self.batch * self.tiles if self.length else 0
-        along = {"u": u, "dt": dt, "z": z, "B": B, "C": C, "mask": None if mask is None else mask.view(torch.uint8)}
-        self._along = {name: self.rows(u[:0, :0] if t is None else t) for name, t in along.items()}
-        self._fixed = {"rates": _values(rates), "D": _values(D), "bias": _values(bias)}
+        along = {"u": u, "dt": dt, "z": u[:0] if z is None else z, "B": B, "C": C}
+        along["mask"] = u.new_empty((0, 0), dtype=torch.bool) if mask is None else mask
+        self._along = {name: rows(tensor, reverse) for name, tensor in along.items()}
+        self._fixed = {"rates": values(rates), "D": values(D), "bias": values(bias)}
         self._flags = {"softplus": dt_softplus, "gated": z is not None, "masked": mask is not None}
 
-    def rows(self, tensor: Tensor) -> tuple[Any, int]:
-        """The rows of a [B, L, ...] tensor's first sequence, without a copy, and how far the next sequence's are."""
-        if tensor.dtype == torch.bfloat16:
-            tensor = tensor.view(torch.uint16)
-        if not tensor.numel():
-            return self.kernels.Rows(tensor.new_empty(1).numpy(), 0, 0), 0
-        span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-        data = tensor.detach().as_strided((span,), (1,)).numpy()
-        apart, step = tensor.stride()[:2]
-        rows = (
-            self.kernels.Rows(data, (self.length - 1) * step, -step)
-            if self.reverse
-            else self.kernels.Rows(data, 0, step)
-        )
-        return rows, apart
-
-    def moved(self, rows: tuple[Any, int], sequence: int) -> Any:
-        """The rows of another sequence."""
-        first, apart = rows
-        return first._replace(first=first.first + sequence * apart)
-
-    def task(self, number: int, y: tuple[Any, int], backward: bool) -> tuple[Any, Any, Any, Any]:
+    def task(self, number: int, y: Rows, backward: bool) -> tuple[Any, Any, Any, Any]:
         """(inputs, shape, rows of y, scratch memory) of a kernel's call."""
         sequence, tile = divmod(number, self.tiles)
-        along = {name: self.moved(rows, sequence) for name, rows in self._along.items()}
+        along = {name: moved(of, sequence) for name, of in self._along.items()}
         channel = tile * self.width
         shape = self.kernels.Shape(self.length, self.inner, self.states, channel, min(self.width, self.inner - channel))
         scratch = torch.empty(self.kernels.scratch_floats(self.states, shape.width, backward)).numpy()
-        return self.kernels.Inputs(**along, **self._fixed, **self._flags), shape, self.moved(y, sequence), scratch
+        return self.kernels.Inputs(**along, **self._fixed, **self._flags), shape, moved(y, sequence), scratch
 
 
 def _kernels() -> ModuleType:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from tstar.ops.cpu_rows import LANES, Rows
 from tstar.ops.simd import (
-    LANES,
     LN_2,
     broadcast,
     exp2_products,
@@ -24,11 +24,12 @@ from tstar.ops.simd import (
     fma,
     largest,
     load,
+    row,
     sigmoid,
     softplus,
     splat,
     store,
-    total,
+    store_totals,
 )
 
 CHUNK = 32
@@ -39,18 +40,12 @@ _BLOCK = (CHUNK + 1) * LANES
 """Floats from sixteen channels' values along a chunk to the next sixteen's; an odd number of cache lines, so that a
 row's vectors do not compete for the same few places of a cache."""
 
+_DEEP = 4 * _BLOCK + 12 * LANES
+"""Floats from one buffer of four states along a chunk to the next: a quarter of 4 KiB past a multiple of it, or a store
+to one buffer would hold up loads from another that agree with it in the low twelve bits of their addresses."""
+
 _kernel = njit(nogil=True, cache=True, error_model="numpy")
 _inline = njit(inline="always")
-
-
-class Rows(NamedTuple):
-    """Rows of a sequence inside a one-dimensional array, in order of scanning; a row is contiguous."""
-
-    data: Any
-    first: int
-    """Position of the first row scanned."""
-    step: int
-    """From one row to the next, negative in a reversed scan."""
 
 
 class Inputs(NamedTuple):
@@ -108,7 +103,7 @@ def scratch_floats(states: int, width: int, backward: bool) -> int:
     plane = width // LANES * _BLOCK
     if not backward:
         return 2 * states * width + 3 * plane + LANES
-    return 3 * states * width + 8 * plane + 16 * _BLOCK + LANES
+    return 3 * states * width + 8 * plane + 4 * _DEEP + LANES
 
 
 @_inline
@@ -129,13 +124,8 @@ def _from_tile(tile, at, target, origin, shape, factor):
 
 
 @_inline
-def _row(rows, t):
-    return rows.first + t * rows.step
-
-
-@_inline
 def _hidden(inputs, t):
-    return inputs.masked and inputs.mask.data[_row(inputs.mask, t)] == 0
+    return inputs.masked and inputs.mask.data[row(inputs.mask, t)] == 0
 
 
 @_inline
@@ -143,7 +133,7 @@ def _open_chunk(inputs, shape, first, count, scratch, steps, slopes, driven):
     """Write step sizes, their derivatives (unless ``slopes`` is negative) and step times input; the greatest step."""
     top = splat(_ZERO)
     for t in range(count):
-        from_dt, from_u = _row(inputs.dt, first + t) + shape.channel, _row(inputs.u, first + t) + shape.channel
+        from_dt, from_u = row(inputs.dt, first + t) + shape.channel, row(inputs.u, first + t) + shape.channel
         hidden = _hidden(inputs, first + t)
         for i in range(0, shape.width, LANES):
             at = i // LANES * _BLOCK + t * LANES
@@ -188,7 +178,7 @@ def _scan_block(inputs, s, first, count, mild, scratch, steps, driven, rates, st
             e0, e1, e2, e3 = exp2_products(step, a0, a1, a2, a3)
         else:
             e0, e1, e2, e3 = exp2_products_clamped(step, a0, a1, a2, a3)
-        b, c = _row(inputs.B, first + t) + s, _row(inputs.C, first + t) + s
+        b, c = row(inputs.B, first + t) + s, row(inputs.C, first + t) + s
         h0 = fma(e0, h0, drive * broadcast(inputs.B.data, b))
         h1 = fma(e1, h1, drive * broadcast(inputs.B.data, b + 1))
         h2 = fma(e2, h2, drive * broadcast(inputs.B.data, b + 2))
@@ -238,8 +228,8 @@ def forward(inputs, shape, y, state, state_at, starts, starts_at, keep, scratch)
                     rates + v + s * LANES, h + v + s * LANES, out + along,
                 )  # fmt: skip
         for t in range(count):
-            from_u, from_z = _row(inputs.u, first + t) + shape.channel, _row(inputs.z, first + t) + shape.channel
-            to, hidden = _row(y, first + t) + shape.channel, _hidden(inputs, first + t)
+            from_u, from_z = row(inputs.u, first + t) + shape.channel, row(inputs.z, first + t) + shape.channel
+            to, hidden = row(y, first + t) + shape.channel, _hidden(inputs, first + t)
             for i in range(0, width, LANES):
                 skip = load(inputs.D, shape.channel + i)
                 value = fma(skip, load(inputs.u.data, from_u + i), load(scratch, out + i // LANES * _BLOCK + t * LANES))
@@ -256,7 +246,7 @@ def forward(inputs, shape, y, state, state_at, starts, starts_at, keep, scratch)
 def _open_gradients(inputs, shape, y, first, count, scratch, opened, slopes):
     """Write the gradient of the output before its gate, and what the gate's own gradient is but for that output."""
     for t in range(count):
-        from_y, from_z = _row(y, first + t) + shape.channel, _row(inputs.z, first + t) + shape.channel
+        from_y, from_z = row(y, first + t) + shape.channel, row(inputs.z, first + t) + shape.channel
         hidden = _hidden(inputs, first + t)
         for i in range(0, shape.width, LANES):
             at = i // LANES * _BLOCK + t * LANES
@@ -294,7 +284,7 @@ def _repeat_block(inputs, s, first, count, mild, scratch, at, starts, start, inn
         store(scratch, at.decayed + k + LANES, h1)
         store(scratch, at.decayed + k + 2 * LANES, h2)
         store(scratch, at.decayed + k + 3 * LANES, h3)
-        b, c = _row(inputs.B, first + t) + s, _row(inputs.C, first + t) + s
+        b, c = row(inputs.B, first + t) + s, row(inputs.C, first + t) + s
         h0 = fma(drive, broadcast(inputs.B.data, b), h0)
         h1 = fma(drive, broadcast(inputs.B.data, b + 1), h1)
         h2 = fma(drive, broadcast(inputs.B.data, b + 2), h2)
@@ -310,8 +300,8 @@ def _repeat_block(inputs, s, first, count, mild, scratch, at, starts, start, inn
 @_inline
 def _return_state(inputs, s, t, g, step, drive, scratch, at, k, carry, rate, rate_sum, to_drive, to_step):
     """One state of sixteen channels at one position, going back: its new carry and sums."""
-    b = broadcast(inputs.B.data, _row(inputs.B, t) + s)
-    grad = fma(g, broadcast(inputs.C.data, _row(inputs.C, t) + s), carry)
+    b = broadcast(inputs.B.data, row(inputs.B, t) + s)
+    grad = fma(g, broadcast(inputs.C.data, row(inputs.C, t) + s), carry)
     decayed = load(scratch, at.decayed + k)
     store(scratch, at.C_sums + k, fma(g, fma(drive, b, decayed), load(scratch, at.C_sums + k)))
     store(scratch, at.B_sums + k, fma(grad, drive, load(scratch, at.B_sums + k)))
@@ -334,16 +324,20 @@ def _return_block(inputs, s, first, count, scratch, at):
     r0, r1 = load(scratch, at.rate_sums), load(scratch, at.rate_sums + LANES)
     r2, r3 = load(scratch, at.rate_sums + 2 * LANES), load(scratch, at.rate_sums + 3 * LANES)
     for t in range(count - 1, -1, -1):
-        row = t * LANES
-        g, step, drive = load(scratch, at.opened + row), load(scratch, at.steps + row), load(scratch, at.driven + row)
-        p, q = load(scratch, at.to_drive + row), load(scratch, at.to_step + row)
-        now, k = first + t, 4 * row
+        cell = t * LANES
+        g, step, drive = (
+            load(scratch, at.opened + cell),
+            load(scratch, at.steps + cell),
+            load(scratch, at.driven + cell),
+        )
+        p, q = load(scratch, at.to_drive + cell), load(scratch, at.to_step + cell)
+        now, k = first + t, 4 * cell
         c0, r0, p, q = _return_state(inputs, s, now, g, step, drive, scratch, at, k, c0, a0, r0, p, q)
         c1, r1, p, q = _return_state(inputs, s + 1, now, g, step, drive, scratch, at, k + LANES, c1, a1, r1, p, q)
         c2, r2, p, q = _return_state(inputs, s + 2, now, g, step, drive, scratch, at, k + 2 * LANES, c2, a2, r2, p, q)
         c3, r3, p, q = _return_state(inputs, s + 3, now, g, step, drive, scratch, at, k + 3 * LANES, c3, a3, r3, p, q)
-        store(scratch, at.to_drive + row, p)
-        store(scratch, at.to_step + row, q)
+        store(scratch, at.to_drive + cell, p)
+        store(scratch, at.to_step + cell, q)
     store(scratch, at.carry, c0)
     store(scratch, at.carry + LANES, c1)
     store(scratch, at.carry + 2 * LANES, c2)
@@ -377,7 +371,7 @@ class _Places(NamedTuple):
 
 @_inline
 def _places(states, width):
-    size, plane, block = states * width, width // LANES * _BLOCK, 4 * _BLOCK
+    size, plane, block = states * width, width // LANES * _BLOCK, _DEEP
     rows, deep = 3 * size, 3 * size + 8 * plane
     return _Places(
         0, size, 2 * size,
@@ -402,23 +396,23 @@ def _at_block(places, group, states, s):
 def _close_chunk(inputs, shape, first, count, scratch, at, gates, out):
     """Write a chunk's gradients of u, dt and z, and add up those of D and the bias."""
     for t in range(count):
-        from_u = _row(inputs.u, first + t) + shape.channel
-        to_u, to_dt = _row(out.u, first + t) + shape.channel, _row(out.dt, first + t) + shape.channel
-        to_z = _row(out.z, first + t) + shape.channel
+        from_u = row(inputs.u, first + t) + shape.channel
+        to_u, to_dt = row(out.u, first + t) + shape.channel, row(out.dt, first + t) + shape.channel
+        to_z = row(out.z, first + t) + shape.channel
         for i in range(0, shape.width, LANES):
-            row, channel = i // LANES * _BLOCK + t * LANES, shape.channel + i
-            x, g, skip = load(inputs.u.data, from_u + i), load(scratch, at.opened + row), load(inputs.D, channel)
-            to_drive = load(scratch, at.to_drive + row)
-            store(out.u.data, to_u + i, fma(g, skip, to_drive * load(scratch, at.steps + row)))
-            to_step = fma(to_drive, x, load(scratch, at.to_step + row) * splat(_LN_2))
-            to_step = to_step * load(scratch, at.slopes + row)
+            cell, channel = i // LANES * _BLOCK + t * LANES, shape.channel + i
+            x, g, skip = load(inputs.u.data, from_u + i), load(scratch, at.opened + cell), load(inputs.D, channel)
+            to_drive = load(scratch, at.to_drive + cell)
+            store(out.u.data, to_u + i, fma(g, skip, to_drive * load(scratch, at.steps + cell)))
+            to_step = fma(to_drive, x, load(scratch, at.to_step + cell) * splat(_LN_2))
+            to_step = to_step * load(scratch, at.slopes + cell)
             store(out.dt.data, to_dt + i, to_step)
             sums = out.channels_at + channel
             store(out.bias, sums, load(out.bias, sums) + to_step)
             store(out.D, sums, fma(g, x, load(out.D, sums)))
             if inputs.gated:
-                value = fma(skip, x, load(scratch, at.out + row))
-                store(out.z.data, to_z + i, value * load(scratch, gates + row))
+                value = fma(skip, x, load(scratch, at.out + cell))
+                store(out.z.data, to_z + i, value * load(scratch, gates + cell))
 
 
 @_kernel
@@ -448,17 +442,25 @@ def backward(inputs, shape, y, starts, starts_at, out, scratch):
         _open_gradients(inputs, shape, y, first, count, scratch, places.opened, gates)
         scratch[places.out : places.to_step + plane] = _ZERO
         for s in range(0, states, 4):
-            scratch[places.B_sums : places.C_sums + 4 * _BLOCK] = _ZERO
+            scratch[places.B_sums : places.C_sums + _DEEP] = _ZERO
             for group in range(width // LANES):
                 at = _at_block(places, group, states, s)
                 start = starts_at + (chunk * states + s) * inner + shape.channel + group * LANES
                 _repeat_block(inputs, s, first, count, mild, scratch, at, starts, start, inner)
                 _return_block(inputs, s, first, count, scratch, at)
             for t in range(count):
-                to_B, to_C = _row(out.B, first + t) + s, _row(out.C, first + t) + s
-                for k in range(4):
-                    out.B.data[to_B + k] = total(load(scratch, places.B_sums + (4 * t + k) * LANES))
-                    out.C.data[to_C + k] = total(load(scratch, places.C_sums + (4 * t + k) * LANES))
+                to_B, to_C = row(out.B, first + t) + s, row(out.C, first + t) + s
+                from_B, from_C = places.B_sums + 4 * t * LANES, places.C_sums + 4 * t * LANES
+                store_totals(
+                    out.B.data, to_B,
+                    load(scratch, from_B), load(scratch, from_B + LANES),
+                    load(scratch, from_B + 2 * LANES), load(scratch, from_B + 3 * LANES),
+                )  # fmt: skip
+                store_totals(
+                    out.C.data, to_C,
+                    load(scratch, from_C), load(scratch, from_C + LANES),
+                    load(scratch, from_C + 2 * LANES), load(scratch, from_C + 3 * LANES),
+                )  # fmt: skip
         _close_chunk(inputs, shape, first, count, scratch, places, gates, out)
     _from_tile(scratch, places.carry, out.state, out.state_at, shape, _ONE)
     _from_tile(scratch, places.rate_sums, out.rates, out.state_at, shape, _LN_2)

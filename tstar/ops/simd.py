@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
-LANES = 16
+from tstar.ops.cpu_rows import LANES
 
 _FLOAT, _INT, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 _FLOATS, _INTS, _HALVES = (ir.VectorType(part, LANES) for part in (_FLOAT, _INT, _HALF))
@@ -163,21 +163,6 @@ def broadcast(typingctx: Any, array: Any, position: Any) -> Any:
 
 
 @intrinsic
-def prefetch(typingctx: Any, array: Any, position: Any) -> Any:
-    """Ask for the cache line of an element; a position outside the array does no harm."""
-
-    def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        address = _address(ctx, b, sig.args[0], *args, ir.IntType(8))
-        signature = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
-        function = cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0")
-        b.call(function, [address, *(ir.Constant(_INT, flag) for flag in (0, 2, 1))])  # to read, second level, data
-        return ctx.get_dummy_value()
-
-    return types.void(array, types.intp), emit
-
-
-@intrinsic
 def splat(typingctx: Any, scalar: Any) -> Any:
     """A scalar in every lane."""
     return vector(types.float32), lambda ctx, b, sig, args: _splat(b, args[0])
@@ -206,6 +191,32 @@ def total(typingctx: Any, x: Any) -> Any:
         return b.extract_element(x, ir.Constant(_INT, 0))
 
     return types.float32(vector), emit
+
+
+@intrinsic
+def store_totals(typingctx: Any, array: Any, position: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
+    """Write the sums of four vectors' lanes to four neighbours of a float32 array, halving all of them at once."""
+
+    def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        array, position, *x = args
+
+        def halve(left: Any, right: Any, first: list[int], distance: int) -> Any:
+            """Lanes ``first`` of two vectors end to end, plus the lanes a distance after them."""
+            parts = [
+                b.shuffle_vector(left, right, ir.Constant(ir.VectorType(_INT, len(first)), [i + d for i in first]))
+                for d in (0, distance)
+            ]
+            return b.fadd(*parts)
+
+        low, high = [*range(8)], [*range(16, 24)]
+        pairs = [halve(x[k], x[k + 1], low + high, 8) for k in (0, 2)]  # eight parts of each of two
+        quads = halve(*pairs, [i for start in (0, 8, 16, 24) for i in range(start, start + 4)], 4)
+        twos = halve(quads, quads, [0, 1, 4, 5, 8, 9, 12, 13], 2)
+        sums = halve(twos, twos, [0, 2, 4, 6], 1)
+        b.store(sums, _address(ctx, b, sig.args[0], array, position, ir.VectorType(_FLOAT, 4)), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, *[vector] * 4), emit
 
 
 @intrinsic
@@ -249,6 +260,12 @@ def exp2_products_clamped(typingctx: Any, x: Any, y0: Any, y1: Any, y2: Any, y3:
         return ctx.make_tuple(b, sig.return_type, _exp2_clamped(b, [b.fmul(x, y) for y in ys]))
 
     return types.UniTuple(vector, 4)(*[vector] * 5), emit
+
+
+@njit(inline="always")
+def row(rows, t):
+    """Where the t-th row scanned starts in ``rows.data``; see :class:`tstar.ops.cpu_rows.Rows`."""
+    return rows.first + t * rows.step
 
 
 @intrinsic

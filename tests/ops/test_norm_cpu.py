@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tstar.ops import rms_norm
 from tstar.ops.norm_cpu import norm_rows, norm_rows_backward, rms_norm_cpu
 
 GATES = [None, True, False]  # no gate, after the norm, before it
@@ -95,14 +96,23 @@ def test_threads_do_not_change_a_bit(gate):
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("gate", [None, False])
-def test_operators_are_registered_as_pytorch_expects(gate):
+def test_operators_are_registered_as_pytorch_expects(gate, half):
     _, weight, (x, _), options = norm_inputs(5, 16, gate=gate)
     x, z = (None if t is None else t.detach().flatten(0, 1) for t in (x, options.get("z")))
     rows = [None if t is None else t.requires_grad_() for t in (x, z)]
-    torch.library.opcheck(norm_rows, (*rows, weight, 16, 1e-5, gate is None))
+    torch.library.opcheck(norm_rows, (*rows, weight, 16, 1e-5, gate is None, half))
     rows = [None if t is None else t.detach() for t in (torch.ones_like(x), *rows)]
     torch.library.opcheck(norm_rows_backward, (*rows, weight.detach(), 16, 1e-5, gate is None))
+
+
+def test_a_result_in_half_precision_is_the_wide_one_rounded():
+    x, weight = torch.randn(5, 20, requires_grad=True), torch.randn(20, requires_grad=True)
+    wide, half = rms_norm(x, weight), rms_norm(x, weight, dtype=torch.bfloat16)
+    torch.testing.assert_close(half, wide.bfloat16(), rtol=0, atol=0)
+    grads = [torch.autograd.grad(y, (x, weight), torch.ones_like(y)) for y in (wide, half)]
+    torch.testing.assert_close(*grads)
 
 
 def test_compiled_whole():

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tstar.ops import simd
+from tstar.ops.cpu_rows import values
 from tstar.ops.simd import LANES, fma, load, sigmoid, softplus, splat, store, total
 
 
 @numba.njit(error_model="numpy")
-def unary(name, source, target):
-    for i in range(0, source.size, LANES):
+def unary(name, count, source, target):
+    for i in range(0, count, LANES):
         x = load(source, i)
         if name == 0:
             x = sigmoid(x)
@@ -46,9 +47,14 @@ def arithmetic(x, y, z, target):
     store(target, 5 * LANES, simd.largest(a, b))
 
 
+def memory(array):
+    """Of a NumPy array or tensor that stays alive where this is called."""
+    return values(torch.from_numpy(array) if isinstance(array, np.ndarray) else array)
+
+
 def through(name, x):
     out = np.empty_like(x)
-    unary({"sigmoid": 0, "softplus": 1, "copy": 2}[name], x, out)
+    unary({"sigmoid": 0, "softplus": 1}[name], x.size, memory(x), memory(out))
     return out
 
 
@@ -90,7 +96,7 @@ def test_powers_of_two(clamped):
     x = generator.uniform(0, 1, LANES).astype(np.float32)
     ys = generator.uniform(-300 if clamped else -126, 0, 4 * LANES).astype(np.float32)
     out = np.empty_like(ys)
-    powers(clamped, x, ys, out)
+    powers(clamped, memory(x), memory(ys), memory(out))
     products = np.tile(x.astype(np.float64), 4) * ys
     np.testing.assert_allclose(out, np.exp2(np.maximum(products, -126)), rtol=1e-5 if clamped else 1e-6)
 
@@ -100,7 +106,7 @@ def test_arithmetic():
     x, y, z = generator.standard_normal((3, LANES)).astype(np.float32)
     z[0] = -x[0] * y[0]  # what is left is the product's rounding, which only a fused operation sees
     out = np.empty((6, LANES), np.float32)
-    arithmetic(x, y, z, out.reshape(-1))
+    arithmetic(memory(x), memory(y), memory(z), memory(out))
     exact = x.astype(np.float64) * y + z
     np.testing.assert_array_equal(out[0], exact.astype(np.float32))
     np.testing.assert_allclose(out[1], exact, atol=1e-6)
@@ -115,12 +121,12 @@ def test_bfloat16_is_rounded_like_pytorch():
     ties = (torch.arange(0, 2**16, dtype=torch.int64) * 65536 + 0x8000).to(torch.int32)
     x = torch.cat([bits, ties]).view(torch.float32)
     x = x[: x.numel() // LANES * LANES]
-    halves = np.empty(x.numel(), np.uint16)
-    unary(2, x.numpy(), halves)
-    ours, theirs = torch.from_numpy(halves).view(torch.bfloat16), x.bfloat16()
+    halves = torch.empty(x.numel(), dtype=torch.bfloat16)
+    unary(2, x.numel(), values(x), values(halves))
+    ours, theirs = halves, x.bfloat16()
     assert torch.equal(ours.isnan(), theirs.isnan())
     assert torch.equal(ours[~ours.isnan()], theirs[~ours.isnan()])
 
-    back = np.empty(x.numel(), np.float32)
-    unary(2, halves, back)  # widened on loading
-    assert torch.equal(torch.from_numpy(back)[~ours.isnan()], theirs.float()[~ours.isnan()])
+    back = torch.empty(x.numel())
+    unary(2, x.numel(), values(halves), values(back))  # widened on loading
+    assert torch.equal(back[~ours.isnan()], theirs.float()[~ours.isnan()])

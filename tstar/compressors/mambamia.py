@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tstar.compressors.base import require
@@ -148,7 +149,9 @@ class MambaMiaLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, D] to [B, L, D]."""
-        normed = self.norm(x)
+        # mixed precision: what projections will cast anyway leaves the norm cast, unless it returns to the residual
+        half = torch.is_autocast_enabled(x.device.type) and not self.write_back
+        normed = self.norm(x, dtype=torch.get_autocast_dtype(x.device.type) if half else None)
         aggregated = self.gpa(normed)
         residual = x + (aggregated - normed) if self.write_back else x  # patches are not changed by the aggregation
         return residual + self.mixer(aggregated)

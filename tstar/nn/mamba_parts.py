@@ -72,8 +72,8 @@ def convolve(
     """SiLU of the convolution of x [B, L, I], zero at padding; with ``state`` also the next state's ``conv``."""
     weight, bias = conv1d.weight.squeeze(1), conv1d.bias
     if state is None:
-        y = causal_conv1d(x, weight, bias, activation="silu", reverse=reverse)
-        return zero_padding(y, mask), None  # the bias has made padding non-zero again; a scan would carry it along
+        # without a mask the bias would make padding non-zero again, and a scan would carry it along
+        return causal_conv1d(x, weight, bias, activation="silu", reverse=reverse, mask=mask), None
     if x.shape[1] == 1:
         y, conv = causal_conv1d_step(x.squeeze(1), weight, bias, activation="silu", state=state.conv)
         return y.unsqueeze(1), conv

@@ -22,9 +22,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         exempt_from_weight_decay(self.weight)
 
-    def forward(self, x: Tensor, z: Tensor | None = None, norm_before_gate: bool = True) -> Tensor:
-        """x [..., d_model] to the same shape and type; ``z`` gates it as in :func:`tstar.ops.norm.rms_norm`."""
-        return rms_norm(x, self.weight, self.eps, z=z, norm_before_gate=norm_before_gate, groups=self.groups)
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, norm_before_gate: bool = True, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """x [..., d_model] to the same shape; ``z`` and ``dtype`` are those of :func:`tstar.ops.norm.rms_norm`."""
+        return rms_norm(
+            x, self.weight, self.eps, z=z, norm_before_gate=norm_before_gate, groups=self.groups, dtype=dtype
+        )
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}" + (f", groups={self.groups}" if self.groups > 1 else "")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tstar.ops.conv_torch import next_state
-from tstar.ops.cpu_rows import LANES, Rows, rows, shares, values
+from tstar.ops.cpu_rows import LANES, neighbours, rows, shares, values
 from tstar.ops.cpu_threads import for_each
 
 
@@ -96,13 +96,14 @@ def conv_rows_backward(
     grad_state = torch.zeros((0, 0, 0) if state is None else state.shape, dtype=x.dtype)
     weight_parts = torch.zeros(len(call.shares), *weight.shape)
     bias_parts = torch.zeros(len(call.shares), *bias.shape)
+    grad_y = neighbours(grad_y)
     y_rows, x_rows, state_rows = (rows(tensor, reverse) for tensor in (grad_y, grad_x, grad_state))
     weight_values, bias_values = values(weight_parts), values(bias_parts)
 
     def share(number: int) -> None:
         grads = call.kernels.Gradients(x_rows, state_rows, weight_values, bias_values, number)
-        scratch = torch.empty(call.kernels.scratch_floats(weight.shape[0])).numpy()
-        call.kernels.backward(call.inputs, call.shape(number), y_rows, grads, scratch)
+        scratch = torch.empty(call.kernels.scratch_floats(weight.shape[0]))
+        call.kernels.backward(call.inputs, call.shape(number), y_rows, grads, values(scratch))
 
     for_each(len(call.shares), share)
     return grad_x, weight_parts.sum(0), bias_parts.sum(0), grad_state
@@ -151,20 +152,23 @@ class _Call:
         reverse: bool,
     ) -> None:
         self.kernels = _kernels()
+        stateful, masked = state is not None, mask is not None
         batch, self.length, self.inner = x.shape
         self.taps = weight.shape[0]
         self.segments = -(-self.length // self.kernels.SEGMENT)
         self.shares = shares(batch * self.segments)
-        state_rows: Rows = rows(x[:0] if state is None else state, reverse)
-        mask_rows: Rows = rows(torch.empty(0, 0, dtype=torch.bool) if mask is None else mask, reverse)
+        state = x.new_empty((0, 0, 0)) if state is None else state
+        mask = torch.empty(0, 0, dtype=torch.bool) if mask is None else mask
+        self._held = [neighbours(x), neighbours(state), mask, weight.contiguous(), bias.contiguous()]
+        x, state, mask, weight, bias = self._held
         self.inputs = self.kernels.Inputs(
             rows(x, reverse),
-            state_rows,
-            mask_rows,
-            values(weight.contiguous()),
-            values(bias.contiguous()),
-            stateful=state is not None,
-            masked=mask is not None,
+            rows(state, reverse),
+            rows(mask, reverse),
+            values(weight),
+            values(bias),
+            stateful=stateful,
+            masked=masked,
             silu=silu,
         )
 

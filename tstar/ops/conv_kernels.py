@@ -13,10 +13,9 @@ Letters: L positions, I channels (a multiple of sixteen), K taps.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tstar.ops.cpu_rows import LANES, Rows
-from tstar.ops.simd import fma, load, sigmoid, splat, store
+from tstar.ops.simd import clear, fma, get_byte, inline, kernel, load, sigmoid, splat, store
 
 SEGMENT = 128
 """Positions of a segment, a multiple of four."""
@@ -25,9 +24,6 @@ TILE = 528
 and with a power of two the rows of scratch memory would fall on the same sets of the cache."""
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
-
-_kernel = njit(nogil=True, cache=True, error_model="numpy")
-_inline = njit(inline="always")
 
 
 class Inputs(NamedTuple):
@@ -76,28 +72,28 @@ def scratch_floats(taps: int) -> int:
     return (SEGMENT + taps - 1) * TILE
 
 
-@_inline
-def _row(rows, sequence, t):  # type: ignore[no-untyped-def]
+@inline
+def _row(rows, sequence, t):
     return rows.first + sequence * rows.apart + t * rows.step
 
 
-@_inline
-def _hidden(inputs, sequence, t):  # type: ignore[no-untyped-def]
-    return inputs.masked and inputs.mask.data[_row(inputs.mask, sequence, t)] == 0
+@inline
+def _hidden(inputs, sequence, t):
+    return inputs.masked and get_byte(inputs.mask.data, _row(inputs.mask, sequence, t)) == 0
 
 
-@_inline
-def _whole(inputs, sequence, taps, t, end):  # type: ignore[no-untyped-def]
+@inline
+def _whole(inputs, sequence, taps, t, end):
     """Whether t .. t + 3 lie before ``end`` and see neither the sequence's start nor padding."""
     whole = t + 1 >= taps and t + 4 <= end
     if whole and inputs.masked:
         for s in range(t + 1 - taps, t + 4):
-            whole = whole and inputs.mask.data[_row(inputs.mask, sequence, s)] != 0
+            whole = whole and get_byte(inputs.mask.data, _row(inputs.mask, sequence, s)) != 0
     return whole
 
 
-@_inline
-def _windows(data, at, step, taps, weight, inner, i, forth, start):  # type: ignore[no-untyped-def]
+@inline
+def _windows(data, at, step, taps, weight, inner, i, forth, start):
     """Four neighbouring windows of sixteen channels, the first one's rows from ``at`` on; added to ``start``.
 
     Taps are read from the first to the last, or from the last to the first unless ``forth``.
@@ -112,8 +108,8 @@ def _windows(data, at, step, taps, weight, inner, i, forth, start):  # type: ign
     return y0, y1, y2, y3
 
 
-@_inline
-def _window(inputs, shape, sequence, t, i):  # type: ignore[no-untyped-def]
+@inline
+def _window(inputs, shape, sequence, t, i):
     """One window, wherever it lies."""
     x, state, weight, y = inputs.x.data, inputs.state.data, inputs.weight, load(inputs.bias, i)
     for k in range(shape.taps):
@@ -126,15 +122,15 @@ def _window(inputs, shape, sequence, t, i):  # type: ignore[no-untyped-def]
     return y
 
 
-@_inline
-def _activated(y, silu):  # type: ignore[no-untyped-def]
+@inline
+def _activated(y, silu):
     if silu:
         y = y * sigmoid(y)
     return y
 
 
-@_inline
-def _through(grad, y, silu):  # type: ignore[no-untyped-def]
+@inline
+def _through(grad, y, silu):
     """Gradient before the activation, from the one after it."""
     if silu:
         share = sigmoid(y)
@@ -142,8 +138,8 @@ def _through(grad, y, silu):  # type: ignore[no-untyped-def]
     return grad
 
 
-@_kernel
-def forward(inputs, shape, y):  # type: ignore[no-untyped-def]
+@kernel
+def forward(inputs, shape, y):
     """Write the rows of ``y`` that lie in the call's segments."""
     x, weight, bias, out = inputs.x.data, inputs.weight, inputs.bias, y.data
     for segment in range(shape.start, shape.stop):
@@ -169,13 +165,13 @@ def forward(inputs, shape, y):  # type: ignore[no-untyped-def]
                         store(out, to + i, value)
 
 
-@_inline
-def _add(array, position, value):  # type: ignore[no-untyped-def]
+@inline
+def _add(array, position, value):
     store(array, position, load(array, position) + value)
 
 
-@_inline
-def _block_gradients(inputs, shape, sequence, t, grad_y, grads, low, high, scratch, to):  # type: ignore[no-untyped-def]
+@inline
+def _block_gradients(inputs, shape, sequence, t, grad_y, grads, low, high, scratch, to):
     """Gradients before the activation of t .. t + 3, to rows of TILE floats from ``to`` on, and what taps get of them."""
     x, step, taps, inner = inputs.x.data, inputs.x.step, shape.taps, shape.inner
     dy, weight, bias, to_weights, to_biases = grad_y.data, inputs.weight, inputs.bias, grads.weight, grads.bias
@@ -201,8 +197,8 @@ def _block_gradients(inputs, shape, sequence, t, grad_y, grads, low, high, scrat
             x0, x1, x2 = x1, x2, x3
 
 
-@_inline
-def _row_gradients(inputs, shape, sequence, t, own, grad_y, grads, low, high, scratch, to):  # type: ignore[no-untyped-def]
+@inline
+def _row_gradients(inputs, shape, sequence, t, own, grad_y, grads, low, high, scratch, to):
     """The same for one position; taps get nothing unless it is the segment's ``own``."""
     taps, inner, hidden = shape.taps, shape.inner, _hidden(inputs, sequence, t)
     from_y, dy, seen, state = _row(grad_y, sequence, t), grad_y.data, inputs.x.data, inputs.state.data
@@ -225,8 +221,8 @@ def _row_gradients(inputs, shape, sequence, t, own, grad_y, grads, low, high, sc
                     store(to_weights, at, fma(g, x, load(to_weights, at)))
 
 
-@_inline
-def _to_inputs(inputs, shape, sequence, first, last, grads, low, high, scratch):  # type: ignore[no-untyped-def]
+@inline
+def _to_inputs(inputs, shape, sequence, first, last, grads, low, high, scratch):
     """Input gradients of first .. last - 1 from ``scratch``, which starts with row ``first``."""
     weight, dx = inputs.weight, grads.x.data
     for t in range(first, last, 4):
@@ -248,8 +244,8 @@ def _to_inputs(inputs, shape, sequence, first, last, grads, low, high, scratch):
                     store(dx, _row(grads.x, sequence, t) + i, splat(_ZERO))
 
 
-@_inline
-def _to_state(shape, sequence, weight, grads, low, high, scratch):  # type: ignore[no-untyped-def]
+@inline
+def _to_state(shape, sequence, weight, grads, low, high, scratch):
     """Gradients of the initial state from ``scratch``, which starts with row 0."""
     out = grads.state.data
     for r in range(shape.taps - 1):
@@ -260,8 +256,8 @@ def _to_state(shape, sequence, weight, grads, low, high, scratch):  # type: igno
             store(out, _row(grads.state, sequence, r) + i, d)
 
 
-@_kernel
-def backward(inputs, shape, grad_y, grads, scratch):  # type: ignore[no-untyped-def]
+@kernel
+def backward(inputs, shape, grad_y, grads, scratch):
     """Gradients of the call's segments.
 
     Args:
@@ -284,7 +280,7 @@ def backward(inputs, shape, grad_y, grads, scratch):  # type: ignore[no-untyped-
                 else:
                     _row_gradients(inputs, shape, sequence, t, t < last, grad_y, grads, low, high, scratch, to)
                     t += 1
-            scratch[(seen - first) * TILE : (SEGMENT + reach) * TILE] = _ZERO
+            clear(scratch, (seen - first) * TILE, (SEGMENT + reach - seen + first) * TILE)
             _to_inputs(inputs, shape, sequence, first, last, grads, low, high, scratch)
             if first == 0 and inputs.stateful:
                 _to_state(shape, sequence, inputs.weight, grads, low, high, scratch)

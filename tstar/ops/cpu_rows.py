@@ -1,6 +1,7 @@
-"""Tensors as the CPU kernels see them: one-dimensional NumPy arrays, and rows found in them by position.
+"""Tensors as the CPU kernels see them: an address, and rows found from it by position.
 
-Nothing is copied, so a kernel reads half of a projection where it lies. bfloat16 becomes ``uint16``, bit for bit.
+Nothing is copied, so a kernel reads half of a projection where it lies. Addresses rather than arrays, because Numba
+counts references to an array wherever it is handed on, with an atomic operation each time, even in innermost loops.
 Numba is not imported here: a model can be traced without it.
 
 Letters: B sequences, L rows of a sequence, N numbers of a row.
@@ -16,10 +17,28 @@ LANES = 16
 _TASKS = 64
 
 
-class Rows(NamedTuple):
-    """Rows of B sequences inside a one-dimensional array, in order of scanning; a row's numbers are neighbours."""
+class Floats(NamedTuple):
+    """Numbers in memory, of type float32. The caller sees to it that the tensor outlives the kernel's call."""
 
-    data: Any
+    address: int
+
+
+class Halves(NamedTuple):
+    """Numbers in memory, of type bfloat16."""
+
+    address: int
+
+
+class Bytes(NamedTuple):
+    """Numbers in memory, a byte each."""
+
+    address: int
+
+
+class Rows(NamedTuple):
+    """Rows of B sequences in memory, in order of scanning; a row's numbers are neighbours."""
+
+    data: Floats | Halves | Bytes
     first: int
     """Where the first row scanned of the first sequence starts."""
     step: int
@@ -28,22 +47,25 @@ class Rows(NamedTuple):
     """From one sequence to the next."""
 
 
+_KINDS = {torch.float32: Floats, torch.bfloat16: Halves, torch.bool: Bytes}
+
+
 def values(tensor: Tensor) -> Any:
-    """A contiguous tensor's numbers as a one-dimensional array."""
-    return _bits(tensor).view(-1).numpy()
+    """The memory of a tensor; of one that is not contiguous, from its first number on."""
+    return _KINDS[tensor.dtype](tensor.data_ptr())
 
 
 def rows(tensor: Tensor, reverse: bool = False) -> Rows:
-    """Rows of a [B, L, N] tensor, or single numbers of [B, L]; copied only where a row's numbers are no neighbours."""
-    tensor = _bits(tensor)
-    if not tensor.numel():
-        return Rows(tensor.new_empty(1).numpy(), 0, 0, 0)
-    if tensor.dim() == 3 and tensor.stride(2) != 1:
-        tensor = tensor.contiguous()
+    """Rows of a [B, L, N] tensor, or single numbers of [B, L]."""
+    assert tensor.dim() == 2 or tensor.stride(2) == 1 or not tensor.numel(), "a row's numbers must be neighbours"
     apart, step = tensor.stride()[:2]
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    data = tensor.as_strided((span,), (1,)).numpy()
-    return Rows(data, (tensor.shape[1] - 1) * step, -step, apart) if reverse else Rows(data, 0, step, apart)
+    first = (tensor.shape[1] - 1) * step if reverse else 0
+    return Rows(values(tensor), first, -step if reverse else step, apart)
+
+
+def neighbours(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it where a row's numbers are no neighbours."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def moved(of: Rows, sequence: int) -> Rows:
@@ -58,10 +80,3 @@ def shares(count: int) -> list[tuple[int, int]]:
     """
     parts = min(count, _TASKS)
     return [(count * n // parts, count * (n + 1) // parts) for n in range(parts)]
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    if tensor.dtype in (torch.bfloat16, torch.bool):
-        return tensor.view(torch.uint16 if tensor.dtype == torch.bfloat16 else torch.uint8)
-    return tensor

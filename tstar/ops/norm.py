@@ -16,6 +16,7 @@ def rms_norm(
     z: Tensor | None = None,
     norm_before_gate: bool = True,
     groups: int = 1,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (arXiv:1910.07467, eq. 4), gated by SiLU(z) where given.
 
@@ -29,21 +30,22 @@ def rms_norm(
         norm_before_gate: norm(x) * weight * SiLU(z); else norm(x * SiLU(z)) * weight, as in the published Mamba-2
             (Dao & Gu, arXiv:2405.21060, section 7.1).
         groups: equal parts of the last axis, each with a mean of its own.
+        dtype: of the result; ``x``'s when absent. Half precision out of fp32 in spares the pass of a cast.
 
     Returns:
-        [..., D] in ``x``'s type.
+        [..., D].
     """
     if groups == 1 and numba_missing() is None and not_for_cpu_kernel(x, None, False) is None:
-        return rms_norm_cpu(x, weight, eps, z=z, norm_before_gate=norm_before_gate)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    y, gate = x.to(dtype), None if z is None else F.silu(z.to(dtype))
+        return rms_norm_cpu(x, weight, eps, z=z, norm_before_gate=norm_before_gate, dtype=dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    y, gate = x.to(wide), None if z is None else F.silu(z.to(wide))
     if gate is not None and not norm_before_gate:
         y = y * gate
     if groups == 1:
-        y = F.rms_norm(y, weight.shape, weight.to(dtype), eps)
+        y = F.rms_norm(y, weight.shape, weight.to(wide), eps)
     else:
         parts = y.unflatten(-1, (groups, -1))
-        y = F.rms_norm(parts, parts.shape[-1:], None, eps).flatten(-2) * weight.to(dtype)
+        y = F.rms_norm(parts, parts.shape[-1:], None, eps).flatten(-2) * weight.to(wide)
     if gate is not None and norm_before_gate:
         y = y * gate
-    return y.to(x.dtype)
+    return y.to(x.dtype if dtype is None else dtype)

@@ -13,15 +13,11 @@ Letters: R rows, W their width in memory (a multiple of sixteen), D how much of 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tstar.ops.cpu_rows import LANES, Rows
-from tstar.ops.simd import fma, load, sigmoid, splat, store, total
+from tstar.ops.simd import fma, inline, kernel, load, sigmoid, splat, store, total
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
-
-_kernel = njit(nogil=True, cache=True, error_model="numpy")
-_inline = njit(inline="always")
 
 
 class Inputs(NamedTuple):
@@ -50,19 +46,19 @@ class Shape(NamedTuple):
     stop: int
 
 
-@_inline
-def _row(rows, r):  # type: ignore[no-untyped-def]
+@inline
+def _row(rows, r):
     return rows.first + r * rows.step
 
 
-@_inline
-def _scale(squares, inputs, shape):  # type: ignore[no-untyped-def]
+@inline
+def _scale(squares, inputs, shape):
     """One over the root mean square."""
     return np.float32(_ONE / np.sqrt(total(squares) / np.float32(shape.count) + inputs.eps))
 
 
-@_kernel
-def forward(inputs, shape, y, scratch):  # type: ignore[no-untyped-def]
+@kernel
+def forward(inputs, shape, y, scratch):
     """Write the call's rows of ``y``; ``scratch`` holds W floats."""
     xs, zs, weight, ys = inputs.x.data, inputs.z.data, inputs.weight, y.data
     gated, norm_first = inputs.gated, inputs.norm_first
@@ -89,8 +85,8 @@ def forward(inputs, shape, y, scratch):  # type: ignore[no-untyped-def]
             store(ys, to + i, value)
 
 
-@_kernel
-def backward(inputs, shape, grad_y, grad_x, grad_z, grad_weight, part, scratch):  # type: ignore[no-untyped-def]
+@kernel
+def backward(inputs, shape, grad_y, grad_x, grad_z, grad_weight, part, scratch):
     """Gradients of the call's rows.
 
     Args:

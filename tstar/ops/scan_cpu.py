@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstar.ops.cpu_rows import LANES, Rows, moved, rows, values
+from tstar.ops.cpu_rows import LANES, Rows, moved, neighbours, rows, values
 from tstar.ops.cpu_threads import for_each
 
 _UNROLL, _CHUNK = 4, 32
@@ -48,7 +48,7 @@ def scan_cpu(
 
     def wide_rows(tensor: Tensor) -> Tensor:
         tensor = F.pad(tensor.to(dtype), (0, wide)) if wide else tensor.to(dtype)
-        return tensor if tensor.stride(2) == 1 else tensor.contiguous()
+        return neighbours(tensor)
 
     def channels(tensor: Tensor | None) -> Tensor:
         return u.new_zeros(inner + wide, dtype=torch.float32) if tensor is None else F.pad(tensor.float(), (0, wide))
@@ -113,7 +113,7 @@ def scan_tiles(
         inputs, shape, y_at, scratch = call.task(number, y_rows, backward=False)
         starts_at = sequence * call.chunks * call.plane
         call.kernels.forward(
-            inputs, shape, y_at, state_values, sequence * call.plane, start_values, starts_at, keep, scratch
+            inputs, shape, y_at, state_values, sequence * call.plane, start_values, starts_at, keep, values(scratch)
         )
 
     for_each(call.tasks, tile)
@@ -164,6 +164,7 @@ def scan_tiles_backward(
     grad_state = grad_state.clone(memory_format=torch.contiguous_format)
     rate_parts, channel_parts = torch.zeros(call.batch, *rates.shape), torch.zeros(2, call.batch, D.numel())
     row_parts = torch.empty(2, call.tasks, *B.shape[1:])  # of B and C
+    grad_y = neighbours(grad_y)
     y_rows = rows(grad_y, reverse)
     grad_rows = {"u": rows(grad_u, reverse), "dt": rows(grad_dt, reverse), "z": rows(grad_z, reverse)}
     part_rows = {"B": rows(row_parts[0], reverse), "C": rows(row_parts[1], reverse)}
@@ -181,7 +182,7 @@ def scan_tiles_backward(
             state_at=sequence * call.plane,
         )
         starts_at = sequence * call.chunks * call.plane
-        call.kernels.backward(inputs, shape, y_at, start_values, starts_at, out, scratch)
+        call.kernels.backward(inputs, shape, y_at, start_values, starts_at, out, values(scratch))
 
     for_each(call.tasks, tile)
     grad_B, grad_C = row_parts.unflatten(1, (call.batch, call.tiles)).sum(2).unbind(0)  # [B, L, S]
@@ -269,19 +270,19 @@ class _Call:
         self.width = LANES * max(1, min(_TILE_FLOATS // self.states // LANES, -(-groups // _TILES_WANTED)))
         self.tiles = -(-self.inner // self.width)
         self.tasks = self.batch * self.tiles if self.length else 0
-        along = {"u": u, "dt": dt, "z": u[:0] if z is None else z, "B": B, "C": C}
+        along = {"u": u, "dt": dt, "z": u if z is None else z, "B": B, "C": C}
         along["mask"] = u.new_empty((0, 0), dtype=torch.bool) if mask is None else mask
         self._along = {name: rows(tensor, reverse) for name, tensor in along.items()}
         self._fixed = {"rates": values(rates), "D": values(D), "bias": values(bias)}
         self._flags = {"softplus": dt_softplus, "gated": z is not None, "masked": mask is not None}
 
     def task(self, number: int, y: Rows, backward: bool) -> tuple[Any, Any, Any, Any]:
-        """(inputs, shape, rows of y, scratch memory) of a kernel's call."""
+        """(inputs, shape, rows of y, scratch tensor) of a kernel's call."""
         sequence, tile = divmod(number, self.tiles)
         along = {name: moved(of, sequence) for name, of in self._along.items()}
         channel = tile * self.width
         shape = self.kernels.Shape(self.length, self.inner, self.states, channel, min(self.width, self.inner - channel))
-        scratch = torch.empty(self.kernels.scratch_floats(self.states, shape.width, backward)).numpy()
+        scratch = torch.empty(self.kernels.scratch_floats(self.states, shape.width, backward))
         return self.kernels.Inputs(**along, **self._fixed, **self._flags), shape, moved(y, sequence), scratch
 
 

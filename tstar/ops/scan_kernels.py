@@ -13,15 +13,20 @@ positions, [W / 16, S, 16] along states.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tstar.ops.cpu_rows import LANES, Rows
 from tstar.ops.simd import (
     LN_2,
     broadcast,
+    clear,
     exp2_products,
     exp2_products_clamped,
     fma,
+    get,
+    get_byte,
+    greatest,
+    inline,
+    kernel,
     largest,
     load,
     row,
@@ -43,9 +48,6 @@ row's vectors do not compete for the same few places of a cache."""
 _DEEP = 4 * _BLOCK + 12 * LANES
 """Floats from one buffer of four states along a chunk to the next: a quarter of 4 KiB past a multiple of it, or a store
 to one buffer would hold up loads from another that agree with it in the low twelve bits of their addresses."""
-
-_kernel = njit(nogil=True, cache=True, error_model="numpy")
-_inline = njit(inline="always")
 
 
 class Inputs(NamedTuple):
@@ -102,11 +104,11 @@ def scratch_floats(states: int, width: int, backward: bool) -> int:
     """Floats of scratch memory that a call needs."""
     plane = width // LANES * _BLOCK
     if not backward:
-        return 2 * states * width + 3 * plane + LANES
-    return 3 * states * width + 8 * plane + 4 * _DEEP + LANES
+        return 2 * states * width + 3 * plane
+    return 3 * states * width + 8 * plane + 4 * _DEEP
 
 
-@_inline
+@inline
 def _to_tile(source, origin, tile, at, shape):
     """[S, I] at ``origin`` of ``source`` to the tile's vectors at ``at`` of ``tile``."""
     for group in range(shape.width // LANES):
@@ -115,7 +117,7 @@ def _to_tile(source, origin, tile, at, shape):
             store(tile, at + (group * shape.states + s) * LANES, value)
 
 
-@_inline
+@inline
 def _from_tile(tile, at, target, origin, shape, factor):
     for group in range(shape.width // LANES):
         for s in range(shape.states):
@@ -123,12 +125,12 @@ def _from_tile(tile, at, target, origin, shape, factor):
             store(target, origin + s * shape.inner + shape.channel + group * LANES, value * splat(factor))
 
 
-@_inline
+@inline
 def _hidden(inputs, t):
-    return inputs.masked and inputs.mask.data[row(inputs.mask, t)] == 0
+    return inputs.masked and get_byte(inputs.mask.data, row(inputs.mask, t)) == 0
 
 
-@_inline
+@inline
 def _open_chunk(inputs, shape, first, count, scratch, steps, slopes, driven):
     """Write step sizes, their derivatives (unless ``slopes`` is negative) and step times input; the greatest step."""
     top = splat(_ZERO)
@@ -150,22 +152,18 @@ def _open_chunk(inputs, shape, first, count, scratch, steps, slopes, driven):
             store(scratch, driven + at, step * load(inputs.u.data, from_u + i))
             if slopes >= 0:
                 store(scratch, slopes + at, slope)
-    store(scratch, scratch.size - LANES, top)
-    greatest = _ZERO
-    for i in range(scratch.size - LANES, scratch.size):
-        greatest = max(greatest, scratch[i])
-    return greatest
+    return greatest(top)
 
 
-@_inline
+@inline
 def _fastest_decay(scratch, rates, count):
     lowest = _ZERO
     for i in range(rates, rates + count):
-        lowest = min(lowest, scratch[i])
+        lowest = min(lowest, get(scratch, i))
     return lowest
 
 
-@_inline
+@inline
 def _scan_block(inputs, s, first, count, mild, scratch, steps, driven, rates, state, out):
     """States s .. s + 3 of sixteen channels along a chunk."""
     a0, a1 = load(scratch, rates), load(scratch, rates + LANES)
@@ -196,7 +194,7 @@ def _scan_block(inputs, s, first, count, mild, scratch, steps, driven, rates, st
     store(scratch, state + 3 * LANES, h3)
 
 
-@_kernel
+@kernel
 def forward(inputs, shape, y, state, state_at, starts, starts_at, keep, scratch):
     """Scan a tile.
 
@@ -242,7 +240,7 @@ def forward(inputs, shape, y, state, state_at, starts, starts_at, keep, scratch)
     _from_tile(scratch, h, state, state_at, shape, _ONE)
 
 
-@_inline
+@inline
 def _open_gradients(inputs, shape, y, first, count, scratch, opened, slopes):
     """Write the gradient of the output before its gate, and what the gate's own gradient is but for that output."""
     for t in range(count):
@@ -261,7 +259,7 @@ def _open_gradients(inputs, shape, y, first, count, scratch, opened, slopes):
             store(scratch, opened + at, value)
 
 
-@_inline
+@inline
 def _repeat_block(inputs, s, first, count, mild, scratch, at, starts, start, inner):
     """Scan states s .. s + 3 again, keeping decays and decayed states; adds to the output if there is a gate."""
     a0, a1 = load(scratch, at.rates), load(scratch, at.rates + LANES)
@@ -297,7 +295,7 @@ def _repeat_block(inputs, s, first, count, mild, scratch, at, starts, start, inn
             store(scratch, at.out + t * LANES, value)
 
 
-@_inline
+@inline
 def _return_state(inputs, s, t, g, step, drive, scratch, at, k, carry, rate, rate_sum, to_drive, to_step):
     """One state of sixteen channels at one position, going back: its new carry and sums."""
     b = broadcast(inputs.B.data, row(inputs.B, t) + s)
@@ -314,7 +312,7 @@ def _return_state(inputs, s, t, g, step, drive, scratch, at, k, carry, rate, rat
     )
 
 
-@_inline
+@inline
 def _return_block(inputs, s, first, count, scratch, at):
     """Gradients of states s .. s + 3 from a chunk's last position to its first."""
     a0, a1 = load(scratch, at.rates), load(scratch, at.rates + LANES)
@@ -369,7 +367,7 @@ class _Places(NamedTuple):
     C_sums: int
 
 
-@_inline
+@inline
 def _places(states, width):
     size, plane, block = states * width, width // LANES * _BLOCK, _DEEP
     rows, deep = 3 * size, 3 * size + 8 * plane
@@ -380,7 +378,7 @@ def _places(states, width):
     )  # fmt: skip
 
 
-@_inline
+@inline
 def _at_block(places, group, states, s):
     """The places of four states of sixteen channels."""
     v, row = (group * states + s) * LANES, group * _BLOCK
@@ -392,7 +390,7 @@ def _at_block(places, group, states, s):
     )  # fmt: skip
 
 
-@_inline
+@inline
 def _close_chunk(inputs, shape, first, count, scratch, at, gates, out):
     """Write a chunk's gradients of u, dt and z, and add up those of D and the bias."""
     for t in range(count):
@@ -415,7 +413,7 @@ def _close_chunk(inputs, shape, first, count, scratch, at, gates, out):
                 store(out.z.data, to_z + i, value * load(scratch, gates + cell))
 
 
-@_kernel
+@kernel
 def backward(inputs, shape, y, starts, starts_at, out, scratch):
     """Gradients of a tile, from the last chunk to the first.
 
@@ -431,18 +429,18 @@ def backward(inputs, shape, y, starts, starts_at, out, scratch):
     gates = places.to_step + plane
     _to_tile(inputs.rates, 0, scratch, places.rates, shape)
     _to_tile(out.state, out.state_at, scratch, places.carry, shape)
-    scratch[places.rate_sums : places.rate_sums + size] = _ZERO
+    clear(scratch, places.rate_sums, size)
     fastest = _fastest_decay(scratch, places.rates, size)
 
     for chunk in range((shape.length - 1) // CHUNK, -1, -1):
         first = chunk * CHUNK
         count = min(CHUNK, shape.length - first)
-        greatest = _open_chunk(inputs, shape, first, count, scratch, places.steps, places.slopes, places.driven)
-        mild = greatest * fastest >= _LOWEST
+        top = _open_chunk(inputs, shape, first, count, scratch, places.steps, places.slopes, places.driven)
+        mild = top * fastest >= _LOWEST
         _open_gradients(inputs, shape, y, first, count, scratch, places.opened, gates)
-        scratch[places.out : places.to_step + plane] = _ZERO
+        clear(scratch, places.out, 3 * plane)
         for s in range(0, states, 4):
-            scratch[places.B_sums : places.C_sums + _DEEP] = _ZERO
+            clear(scratch, places.B_sums, 2 * _DEEP)
             for group in range(width // LANES):
                 at = _at_block(places, group, states, s)
                 start = starts_at + (chunk * states + s) * inner + shape.channel + group * LANES

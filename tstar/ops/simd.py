@@ -2,13 +2,15 @@
 
 Numba leaves vectorisation to LLVM's heuristics, which pick narrow registers on wide machines and give up where arrays
 may overlap. A value of :data:`vector` is sixteen fp32 lanes instead, whatever the machine: LLVM makes one AVX-512
-register of it, two of AVX2, four of NEON. Memory is addressed by plain positions in one-dimensional arrays, without
-bounds; bfloat16 lives in arrays of ``uint16`` and is widened on loading, rounded to nearest even on storing.
+register of it, two of AVX2, four of NEON. Memory is what :mod:`tstar.ops.cpu_rows` says, addressed by position, without
+bounds; bfloat16 is widened on loading, and rounded to nearest even on storing.
 
 Only what the kernels need is here. Polynomials are minimax fits; each states its error.
 """
 
+import hashlib
 import operator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
-from tstar.ops.cpu_rows import LANES
+from tstar.ops.cpu_rows import LANES, Floats
 
 _FLOAT, _INT, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 _FLOATS, _INTS, _HALVES = (ir.VectorType(part, LANES) for part in (_FLOAT, _INT, _HALF))
@@ -76,9 +78,17 @@ def _at_least(b: Any, x: Any, low: float) -> Any:
     return b.select(b.fcmp_unordered(">", x, _constant(low)), x, _constant(low))  # a NaN stays one
 
 
-def _address(ctx: Any, b: Any, array_type: Any, array: Any, position: Any, pointee: Any) -> Any:
-    data = ctx.make_array(array_type)(ctx, b, array).data
-    return b.bitcast(b.gep(data, [position]), pointee.as_pointer())
+def _address(b: Any, memory: Any, position: Any, pointee: Any) -> Any:
+    """Pointer to a ``pointee`` that starts at the given one of its elements."""
+    element = getattr(pointee, "element", pointee)
+    start = b.inttoptr(b.extract_value(memory, 0), element.as_pointer())
+    return b.bitcast(b.gep(start, [position]), pointee.as_pointer())
+
+
+def _kind(sig: Any) -> type:
+    """Which of the memory types of :mod:`tstar.ops.cpu_rows` the first argument is."""
+    kind: type = sig.args[0].instance_class
+    return kind
 
 
 def _exp2(b: Any, exponents: list[Any], rounded: list[Any], remainders: list[Any]) -> list[Any]:
@@ -122,12 +132,12 @@ def _softplus(b: Any, x: Any) -> Any:
 
 @intrinsic
 def load(typingctx: Any, array: Any, position: Any) -> Any:
-    """Sixteen neighbours of a float32 or (bfloat16 as) uint16 array."""
+    """Sixteen neighbours of a float32 or bfloat16 memory."""
 
     def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        if sig.args[0].dtype == types.float32:
-            return b.load(_address(ctx, b, sig.args[0], *args, _FLOATS), align=4)
-        halves = b.load(_address(ctx, b, sig.args[0], *args, _HALVES), align=2)
+        if _kind(sig) is Floats:
+            return b.load(_address(b, *args, _FLOATS), align=4)
+        halves = b.load(_address(b, *args, _HALVES), align=2)
         return b.bitcast(b.shl(b.zext(halves, _INTS), _whole(16)), _FLOATS)
 
     return vector(array, types.intp), emit
@@ -135,18 +145,18 @@ def load(typingctx: Any, array: Any, position: Any) -> Any:
 
 @intrinsic
 def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
-    """Write sixteen neighbours of a float32 or (bfloat16 as) uint16 array."""
+    """Write sixteen neighbours of a float32 or bfloat16 memory."""
 
     def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         array, position, value = args
-        if sig.args[0].dtype == types.float32:
-            b.store(value, _address(ctx, b, sig.args[0], array, position, _FLOATS), align=4)
+        if _kind(sig) is Floats:
+            b.store(value, _address(b, array, position, _FLOATS), align=4)
         else:
             bits = b.bitcast(value, _INTS)
             odd = b.and_(b.lshr(bits, _whole(16)), _whole(1))
             nearest = b.lshr(b.add(bits, b.add(odd, _whole(0x7FFF))), _whole(16))
             nearest = b.select(b.fcmp_unordered("uno", value, value), _whole(0x7FC0), nearest)
-            b.store(b.trunc(nearest, _HALVES), _address(ctx, b, sig.args[0], array, position, _HALVES), align=2)
+            b.store(b.trunc(nearest, _HALVES), _address(b, array, position, _HALVES), align=2)
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, vector), emit
@@ -154,12 +164,36 @@ def store(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
 
 @intrinsic
 def broadcast(typingctx: Any, array: Any, position: Any) -> Any:
-    """One float32 of an array in every lane."""
+    """One float32 in every lane."""
 
     def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        return _splat(b, b.load(_address(ctx, b, sig.args[0], *args, _FLOAT), align=4))
+        return _splat(b, b.load(_address(b, *args, _FLOAT), align=4))
 
     return vector(array, types.intp), emit
+
+
+@intrinsic
+def get(typingctx: Any, array: Any, position: Any) -> Any:
+    """One float32."""
+    return types.float32(array, types.intp), lambda ctx, b, sig, args: b.load(_address(b, *args, _FLOAT), align=4)
+
+
+@intrinsic
+def put(typingctx: Any, array: Any, position: Any, value: Any) -> Any:
+    """Write one float32."""
+
+    def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        array, position, value = args
+        b.store(value, _address(b, array, position, _FLOAT), align=4)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.float32), emit
+
+
+@intrinsic
+def get_byte(typingctx: Any, array: Any, position: Any) -> Any:
+    """One byte."""
+    return types.uint8(array, types.intp), lambda ctx, b, sig, args: b.load(_address(b, *args, ir.IntType(8)))
 
 
 @intrinsic
@@ -174,28 +208,35 @@ def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
     return vector(vector, vector, vector), lambda ctx, b, sig, args: _fma(b, *args)
 
 
+def _reduce(b: Any, x: Any, combine: Any) -> Any:
+    """All lanes combined into one: halves onto halves."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        lanes = [ir.Constant(ir.VectorType(_INT, width), list(range(low, low + width))) for low in (0, width)]
+        x = combine(*(b.shuffle_vector(x, x, half) for half in lanes))
+    return b.extract_element(x, ir.Constant(_INT, 0))
+
+
+def _greater(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_unordered(">", x, y), x, y)
+
+
 @intrinsic
 def total(typingctx: Any, x: Any) -> Any:
-    """Sum of the lanes: halves onto halves."""
+    """Sum of the lanes."""
+    return types.float32(vector), lambda ctx, b, sig, args: _reduce(b, args[0], b.fadd)
 
-    def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        (x,) = args
-        width = LANES
-        while width > 1:
-            width //= 2
-            parts = [
-                b.shuffle_vector(x, x, ir.Constant(ir.VectorType(_INT, width), list(range(first, first + width))))
-                for first in (0, width)
-            ]
-            x = b.fadd(*parts)
-        return b.extract_element(x, ir.Constant(_INT, 0))
 
-    return types.float32(vector), emit
+@intrinsic
+def greatest(typingctx: Any, x: Any) -> Any:
+    """Greatest of the lanes."""
+    return types.float32(vector), lambda ctx, b, sig, args: _reduce(b, args[0], lambda x, y: _greater(b, x, y))
 
 
 @intrinsic
 def store_totals(typingctx: Any, array: Any, position: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
-    """Write the sums of four vectors' lanes to four neighbours of a float32 array, halving all of them at once."""
+    """Write the sums of four vectors' lanes to four neighbours of float32 memory, halving all of them at once."""
 
     def emit(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         array, position, *x = args
@@ -213,7 +254,7 @@ def store_totals(typingctx: Any, array: Any, position: Any, x0: Any, x1: Any, x2
         quads = halve(*pairs, [i for start in (0, 8, 16, 24) for i in range(start, start + 4)], 4)
         twos = halve(quads, quads, [0, 1, 4, 5, 8, 9, 12, 13], 2)
         sums = halve(twos, twos, [0, 2, 4, 6], 1)
-        b.store(sums, _address(ctx, b, sig.args[0], array, position, ir.VectorType(_FLOAT, 4)), align=4)
+        b.store(sums, _address(b, array, position, ir.VectorType(_FLOAT, 4)), align=4)
         return ctx.get_dummy_value()
 
     return types.void(array, types.intp, *[vector] * 4), emit
@@ -222,7 +263,7 @@ def store_totals(typingctx: Any, array: Any, position: Any, x0: Any, x1: Any, x2
 @intrinsic
 def largest(typingctx: Any, x: Any, y: Any) -> Any:
     """The greater of each two lanes."""
-    return vector(vector, vector), lambda ctx, b, sig, args: b.select(b.fcmp_unordered(">", *args), *args)
+    return vector(vector, vector), lambda ctx, b, sig, args: _greater(b, *args)
 
 
 @intrinsic
@@ -262,7 +303,31 @@ def exp2_products_clamped(typingctx: Any, x: Any, y0: Any, y1: Any, y2: Any, y3:
     return types.UniTuple(vector, 4)(*[vector] * 5), emit
 
 
-@njit(inline="always")
+inline = njit(inline="always")
+"""Decorator of a function that kernels call: it becomes part of them."""
+
+
+def kernel(function: Any) -> Any:
+    """Decorator of a function that Python calls: compiled at its first call, without Python's lock, and kept on disk.
+
+    What is kept counts as stale when the function's file or this one has changed. Numba would look at the former's time
+    of modification alone, though most of what it compiles comes from here.
+    """
+    compiled = njit(nogil=True, cache=True, error_model="numpy")(function)
+    sources = (Path(__file__), Path(function.__code__.co_filename))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    compiled._cache._cache_file._source_stamp = digest
+    return compiled
+
+
+@inline
+def clear(memory, first, count):
+    """Write zeros to ``count`` neighbours, a multiple of sixteen."""
+    for i in range(first, first + count, LANES):
+        store(memory, i, splat(np.float32(0.0)))
+
+
+@inline
 def row(rows, t):
     """Where the t-th row scanned starts in ``rows.data``; see :class:`tstar.ops.cpu_rows.Rows`."""
     return rows.first + t * rows.step

@@ -81,11 +81,11 @@ def ssd_heads(
     y_rows, state_values, start_values = rows(y.flatten(2), reverse), values(state), values(starts)
 
     def task(number: int) -> None:
-        scratch = torch.empty(call.kernels.scratch_floats(call.channels, False)).numpy()
+        scratch = torch.empty(call.kernels.scratch_floats(call.channels, False))
         starts_at = number * call.chunks * call.plane
         call.kernels.forward(
             call.head(number), call.of_head(y_rows, number), state_values, number * call.plane,
-            start_values, starts_at, keep, scratch,
+            start_values, starts_at, keep, values(scratch),
         )  # fmt: skip
 
     for_each(call.tasks, task)
@@ -131,7 +131,7 @@ def ssd_heads_backward(
     scratch_floats = call.kernels.scratch_floats(call.channels, True)
 
     def task(part: int) -> None:
-        scratch = torch.empty(scratch_floats).numpy()
+        scratch = torch.empty(scratch_floats)
         B_rows, C_rows = (moved(of, part) for of in part_rows)
         for number in runs[part]:
             steps_rows, decays_rows = (moved(of, number) for of in along)
@@ -141,7 +141,7 @@ def ssd_heads_backward(
             )  # fmt: skip
             starts_at = number * call.chunks * call.plane
             call.kernels.backward(
-                call.head(number), call.of_head(y_rows, number), start_values, starts_at, out, scratch
+                call.head(number), call.of_head(y_rows, number), start_values, starts_at, out, values(scratch)
             )
 
     for_each(len(runs) if call.length else 0, task)
@@ -219,8 +219,8 @@ class _Call:
         steps, decays = (moved(of, number) for of in self._along)
         B, C = (moved(of, sequence) for of in self._shared)
         B, C = (of._replace(first=of.first + head // self.shared * self.states) for of in (B, C))
-        x, skip = self.of_head(self._x, number), self._skips[head]
-        return self.kernels.Head(x, steps, decays, B, C, skip, self.length, self.channels, self.states)
+        x = self.of_head(self._x, number)
+        return self.kernels.Head(x, steps, decays, B, C, self._skips, head, self.length, self.channels, self.states)
 
 
 def _kernels() -> ModuleType:

@@ -11,10 +11,9 @@ of a chunk. Buffers of a chunk are stored vector by vector, [P / 16, T + 1, 16].
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tstar.ops.cpu_rows import LANES, Rows
-from tstar.ops.simd import broadcast, fma, load, row, splat, store, store_totals
+from tstar.ops.simd import broadcast, clear, fma, get, inline, kernel, load, put, row, splat, store, store_totals
 
 CHUNK = 64
 """T: a backward pass starts from states this far apart."""
@@ -25,9 +24,6 @@ _BLOCK = (CHUNK + 1) * LANES
 _DEEP = 4 * _BLOCK + 12 * LANES
 """Floats from one buffer of four states along a chunk to the next: a quarter of 4 KiB past a multiple of it, or a store
 to one buffer would hold up loads from another that agree with it in the low twelve bits of their addresses."""
-
-_kernel = njit(nogil=True, cache=True, error_model="numpy")
-_inline = njit(inline="always")
 
 
 class Head(NamedTuple):
@@ -40,8 +36,10 @@ class Head(NamedTuple):
     B: Rows
     """Lies as ``C`` does."""
     C: Rows
-    skip: Any
-    """D as a scalar of type float32."""
+    skips: Any
+    """D of every head, [H]."""
+    number: int
+    """Of the head."""
     length: int
     channels: int
     states: int
@@ -71,7 +69,7 @@ def scratch_floats(channels: int, backward: bool) -> int:
     return 3 * plane + 3 * _DEEP + _BLOCK + LANES if backward else 2 * plane
 
 
-@_inline
+@inline
 def _drive_chunk(head, first, count, scratch, driven):
     """Write step times input of a chunk."""
     for t in range(count):
@@ -81,7 +79,7 @@ def _drive_chunk(head, first, count, scratch, driven):
             store(scratch, driven + i // LANES * _BLOCK + t * LANES, step * load(head.x.data, at + i))
 
 
-@_inline
+@inline
 def _scan_block(head, s, first, count, scratch, driven, state, state_at, out):
     """States s .. s + 3 of sixteen channels along a chunk."""
     at, apart = state_at + s * head.channels, head.channels
@@ -109,7 +107,7 @@ def _scan_block(head, s, first, count, scratch, driven, state, state_at, out):
     store(state, at + 3 * apart, h3)
 
 
-@_kernel
+@kernel
 def forward(head, y, state, state_at, starts, starts_at, keep, scratch):
     """Scan a head.
 
@@ -121,7 +119,7 @@ def forward(head, y, state, state_at, starts, starts_at, keep, scratch):
         scratch: see :func:`scratch_floats`.
     """
     plane, size = head.channels // LANES * _BLOCK, head.states * head.channels
-    skip = splat(head.skip)
+    skip = broadcast(head.skips, head.number)
     for chunk, first in enumerate(range(0, head.length, CHUNK)):
         count = min(CHUNK, head.length - first)
         if keep:
@@ -139,7 +137,7 @@ def forward(head, y, state, state_at, starts, starts_at, keep, scratch):
                 store(y.data, to + i, fma(skip, load(head.x.data, from_x + i), value))
 
 
-@_inline
+@inline
 def _repeat_block(head, s, first, count, scratch, driven, before, starts, start):
     """Scan states s .. s + 3 again, keeping the states that each position starts from."""
     apart = head.channels
@@ -161,7 +159,7 @@ def _repeat_block(head, s, first, count, scratch, driven, before, starts, start)
         b += head.B.step
 
 
-@_inline
+@inline
 def _return_state(head, b, g, decay, drive, carry, scratch, k, B_sums, C_sums, to_drive, to_decay):
     """One state of sixteen channels at one position, going back: its new carry and sums."""
     weight, before = broadcast(head.B.data, b), load(scratch, k)
@@ -172,7 +170,7 @@ def _return_state(head, b, g, decay, drive, carry, scratch, k, B_sums, C_sums, t
     return grad * decay, fma(grad, weight, to_drive), fma(grad, before, to_decay)
 
 
-@_inline
+@inline
 def _return_block(
     head, s, first, count, scratch, driven, opened, sums, before, B_sums, C_sums, to_decay, carry, carry_at
 ):
@@ -202,17 +200,17 @@ def _return_block(
     store(carry, carry_at + 3 * apart, c3)
 
 
-@_inline
+@inline
 def _add_sums(target, at, scratch, k, spare):
     store_totals(
         scratch, spare,
         load(scratch, k), load(scratch, k + LANES), load(scratch, k + 2 * LANES), load(scratch, k + 3 * LANES),
     )  # fmt: skip
     for i in range(4):
-        target[at + i] += scratch[spare + i]
+        put(target, at + i, get(target, at + i) + get(scratch, spare + i))
 
 
-@_inline
+@inline
 def _close_chunk(head, first, count, scratch, opened, sums, to_decay, spare, out):
     """Write a chunk's gradients of x, of steps and of decays; its sum of output gradient times input."""
     zero, to_skip = splat(_ZERO), splat(_ZERO)
@@ -222,16 +220,16 @@ def _close_chunk(head, first, count, scratch, opened, sums, to_decay, spare, out
         for i in range(0, head.channels, LANES):
             at = i // LANES * _BLOCK + t * LANES
             x, g, to_drive = load(head.x.data, from_x + i), load(scratch, opened + at), load(scratch, sums + at)
-            store(out.x.data, to_x + i, fma(g, splat(head.skip), to_drive * step))
+            store(out.x.data, to_x + i, fma(g, broadcast(head.skips, head.number), to_drive * step))
             to_step = fma(to_drive, x, to_step)
             to_skip = fma(g, x, to_skip)
         store_totals(scratch, spare, to_step, load(scratch, to_decay + t * LANES), zero, zero)
-        out.steps.data[place] = scratch[spare]
-        out.decays.data[place] = scratch[spare + 1]
+        put(out.steps.data, place, get(scratch, spare))
+        put(out.decays.data, place, get(scratch, spare + 1))
     return to_skip
 
 
-@_kernel
+@kernel
 def backward(head, y, starts, starts_at, out, scratch):
     """Gradients of a head, from the last chunk to the first.
 
@@ -257,10 +255,10 @@ def backward(head, y, starts, starts_at, out, scratch):
             for i in range(0, channels, LANES):
                 value = load(y.data, row(y, first + t) + i)
                 store(scratch, opened + i // LANES * _BLOCK + t * LANES, value)
-        scratch[sums : sums + plane] = _ZERO
-        scratch[to_decay : to_decay + _BLOCK] = _ZERO
+        clear(scratch, sums, plane)
+        clear(scratch, to_decay, _BLOCK)
         for s in range(0, states, 4):
-            scratch[B_sums : C_sums + _DEEP] = _ZERO
+            clear(scratch, B_sums, 2 * _DEEP)
             for group in range(channels // LANES):
                 plain, cell = group * _BLOCK, s * channels + group * LANES
                 start = starts_at + chunk * size + cell

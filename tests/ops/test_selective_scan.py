@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tstar.errors import ConfigError
 from tstar.ops import available_scan_backends, scan_torch, selective_scan
 from tstar.ops.scan import SCANS
+from tstar.ops.scan_cpu import scan_tiles
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
 
@@ -260,6 +261,16 @@ def test_states_are_not_stored_for_the_whole_sequence(short_chunks, backend):
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         selective_scan(**inputs, backend=backend)
     assert sum(saved) < 320 * 16 * 32  # a dozen of [B, L, I], and a sixteenth or less of [B, L, I, S]
+
+
+def test_the_fused_operator_is_registered_as_pytorch_expects():
+    inputs = scan_inputs(20, torch.float32, inner=16)
+    rates = inputs["A"].detach().mT.contiguous().requires_grad_()
+    state = inputs["initial_state"].detach().mT.contiguous().requires_grad_()
+    mask = torch.rand(2, 20) < 0.8
+    for z, padding, reverse in ((inputs["z"], mask, False), (None, None, True)):
+        tensors = (inputs["u"], inputs["dt"], z, rates, *(inputs[name] for name in ("B", "C", "D", "dt_bias")), state)
+        torch.library.opcheck(scan_tiles, (*tensors, padding, True, reverse, True))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])

@@ -4,12 +4,15 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from tstar.errors import ConfigError
 from tstar.ops import ssd_torch
 from tstar.ops.ssd import available_ssd_backends, ssd_scan
+from tstar.ops.ssd_cpu import ssd_heads
 
 BACKENDS = available_ssd_backends()
 ALONG = ("x", "dt", "B", "C")
@@ -129,6 +132,27 @@ def test_borders_of_chunks_blocks_and_segments_leave_no_trace(short_chunks, leng
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_size_of_heads_groups_and_states(backend, sizes):
     assert_matches(ssd_inputs(20, exact_type(backend), **sizes), backend)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 2),
+    length=st.integers(1, 140),
+    groups=st.integers(1, 3),
+    shared=st.integers(1, 9),
+    channels=st.integers(1, 40),
+    states=st.integers(1, 128),
+    reverse=st.booleans(),
+)
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_any_shape(backend, batch, length, groups, shared, channels, states, reverse):
+    sizes = {"batch": batch, "heads": groups * shared, "groups": groups, "channels": channels, "states": states}
+    inputs = ssd_inputs(length, torch.float32, **sizes)
+    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in inputs.items()}
+    ours, expected = both(inputs, backend, reverse=reverse), both(exact, "reference", reverse=reverse)
+    pairs = zip((*ours, *gradients(ours, inputs)), (*expected, *gradients(expected, exact)), strict=True)
+    for got, want in pairs:
+        assert (got - want).abs().max() <= 1e-5 * want.abs().max().clamp(min=1e-3)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -273,18 +297,44 @@ def test_the_operator_passes_the_checks_of_custom_operators(short_chunks):
     torch.library.opcheck(ssd_torch.ssd_chunks, arguments, test_utils="test_autograd_registration")
 
 
-def test_compiled_without_a_break_in_the_graph():
+def test_the_fused_operator_passes_them_too():
+    inputs = ssd_inputs(20, torch.float32, channels=16, states=8)
+    steps = inputs["dt"].exp().mT.contiguous()
+    state = inputs["initial_state"].mT.contiguous()
+    tensors = [t.detach().requires_grad_() for t in (inputs["x"], steps, (-steps).exp())]
+    tensors += [inputs[name] for name in ("B", "C", "D")] + [state.detach().requires_grad_()]
+    for reverse in (False, True):
+        torch.library.opcheck(ssd_heads, (*tensors, reverse, True))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_compiled_without_a_break_in_the_graph(backend):
     inputs = ssd_inputs(70, torch.float32)
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
-    ours, expected = compiled(inputs, "torch"), both(inputs, "torch")
+    ours, expected = compiled(inputs, backend), both(inputs, backend)
     torch.testing.assert_close(ours, expected)
     torch.testing.assert_close(gradients(ours, inputs), gradients(expected, inputs))
 
 
-def test_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_checkpointing_changes_no_gradient(backend):
     inputs = ssd_inputs(70, torch.float32)
-    again = checkpoint(both, inputs, "torch", use_reentrant=False)
-    torch.testing.assert_close(gradients(again, inputs), gradients(both(inputs, "torch"), inputs), rtol=0, atol=0)
+    again = checkpoint(both, inputs, backend, use_reentrant=False)
+    torch.testing.assert_close(gradients(again, inputs), gradients(both(inputs, backend), inputs), rtol=0, atol=0)
+
+
+def test_results_do_not_depend_on_the_number_of_threads():
+    inputs = ssd_inputs(70, torch.float32, batch=3, heads=12, channels=16, groups=1)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            outputs = both(inputs, "cpu")
+            results.append((*outputs, *gradients(outputs, inputs)))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    torch.testing.assert_close(results[2], results[0], rtol=0, atol=0)
 
 
 def test_neither_states_nor_pairs_of_the_whole_sequence_are_stored(short_chunks):

@@ -8,7 +8,7 @@ RECIPE ?= two_stage
 # The constraint keeps torch at a release that has its torchvision; see pyproject.toml.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env miniature fit validate test test-all check format clean
+.PHONY: help env miniature fit validate test test-all check format bench-operators clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ check: env ## ruff, mypy and the direction of imports
 format: env ## let ruff format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-operators: env ## time the operators at full size into reports/ (half an hour on an idle machine; goes on where it was stopped)
+	$(BIN)/python benchmarks/operators.py --report reports
 
 clean: ## delete runs, the generated world and the environment
 	rm -rf runs $(WORLD) $(VENV)

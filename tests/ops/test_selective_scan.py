@@ -166,6 +166,13 @@ def test_padding_is_passed_over(backend, reverse):
     torch.testing.assert_close(y[:, mask], short_y)
     torch.testing.assert_close(state, short_state)
     assert not y[:, ~mask].any()
+    spoilt = {name: tensor.detach().clone() for name, tensor in inputs.items()}
+    for name in along:
+        spoilt[name][:, ~mask] = torch.nan
+    spoilt = {name: tensor.requires_grad_() for name, tensor in spoilt.items()}
+    outputs = both(spoilt, backend, mask=mask[None], reverse=reverse)
+    torch.testing.assert_close(outputs, (y, state), rtol=0, atol=0)
+    assert all(grad.isfinite().all() for grad in gradients(outputs, spoilt))
     masked = dict(zip(inputs, gradients((y, state), inputs), strict=True))
     alone = dict(zip(inputs, gradients((short_y, short_state), inputs), strict=True))
     torch.testing.assert_close(masked, alone, rtol=1e-5, atol=1e-5)
@@ -324,6 +331,12 @@ def test_a_wrong_shape_is_named(name):
     inputs[name] = inputs[name][..., :-1]
     with pytest.raises(ValueError, match=f"selective_scan: {'B' if name == 'A' else name} must be"):
         selective_scan(**inputs)
+
+
+def test_a_mask_of_another_type_is_refused():
+    inputs = scan_inputs(5)
+    with pytest.raises(ValueError, match=r"selective_scan: mask must be of type bool, got torch.float32"):
+        selective_scan(**inputs, mask=torch.ones(2, 5))
 
 
 def test_an_empty_sequence_keeps_the_state():

@@ -130,3 +130,13 @@ def test_bfloat16_is_rounded_like_pytorch():
     back = torch.empty(x.numel())
     unary(2, x.numel(), values(halves), values(back))  # widened on loading
     assert torch.equal(back[~ours.isnan()], theirs.float()[~ours.isnan()])
+
+
+def test_kept_kernels_go_stale_with_what_they_are_made_of(monkeypatch, tmp_path):
+    """Numba compares this stamp with the one on disk; it has to follow the contents of the shared files."""
+    stamps = [simd.kernel(unary.py_func)._cache._cache_file._source_stamp for _ in range(2)]
+    changed = tmp_path / "simd.py"
+    changed.write_text("other")
+    monkeypatch.setattr(simd, "__file__", str(changed))
+    stamps.append(simd.kernel(unary.py_func)._cache._cache_file._source_stamp)
+    assert stamps[0] == stamps[1] != stamps[2]

@@ -108,8 +108,8 @@ def selective_scan(
         dt_bias: added to ``dt`` in the state's precision, [I].
         dt_softplus: put ``dt + dt_bias`` through softplus; without it they must already be positive.
         reverse: scan from the last position to the first, the same as flipping every sequence before and after.
-        mask: False at padding, [B, L]. Padding takes a step of exactly zero: the state passes it unchanged, its
-            outputs are zero, and no gradient reaches its inputs.
+        mask: False at padding, which may lie anywhere, [B, L], bool. A state passes padding unchanged, outputs there
+            are zero, nothing that stands there matters, and no gradient reaches it.
         initial_state: state before the first position scanned, [B, I, S]; zero when absent.
         return_final_state: also return the state after the last position scanned.
         backend: a name in :data:`tstar.ops.backends.BACKENDS`.
@@ -122,6 +122,10 @@ def selective_scan(
         ValueError: shapes do not fit together.
     """
     _check_shapes(u, dt, A, B, C, D, z, dt_bias, mask, initial_state)
+    if mask is not None:  # nothing that stands at padding gets any further, not even a NaN
+        padding = ~mask.unsqueeze(-1)  # [B, L, 1]
+        u, dt, B, C = (tensor.masked_fill(padding, 0.0) for tensor in (u, dt, B, C))
+        z = None if z is None else z.masked_fill(padding, 0.0)
     chosen = choose("selective_scan", SCANS, backend, u, initial_state, return_final_state)
     with torch.autocast(u.device.type, enabled=False):
         y, state = chosen.run(u, dt, A, B, C, D, z, dt_bias, mask, dt_softplus, reverse, initial_state)
@@ -160,3 +164,5 @@ def _check_shapes(
             raise ValueError(
                 f"selective_scan: {name} must be {shape} to fit u {list(u.shape)}, got {list(tensor.shape)}"
             )
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"selective_scan: mask must be of type bool, got {mask.dtype}")

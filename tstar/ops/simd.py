@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
+from tstar.ops import cpu_rows
 from tstar.ops.cpu_rows import LANES, Floats
 
 _FLOAT, _INT, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
@@ -310,11 +311,11 @@ inline = njit(inline="always")
 def kernel(function: Any) -> Any:
     """Decorator of a function that Python calls: compiled at its first call, without Python's lock, and kept on disk.
 
-    What is kept counts as stale when the function's file or this one has changed. Numba would look at the former's time
-    of modification alone, though most of what it compiles comes from here.
+    What is kept counts as stale when the function's file, this one or that of the memory types has changed. Numba would
+    look at the former's time of modification alone, though most of what it compiles comes from here.
     """
     compiled = njit(nogil=True, cache=True, error_model="numpy")(function)
-    sources = (Path(__file__), Path(function.__code__.co_filename))
+    sources = (Path(__file__), Path(cpu_rows.__file__), Path(function.__code__.co_filename))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     compiled._cache._cache_file._source_stamp = digest
     return compiled

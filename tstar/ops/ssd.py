@@ -121,11 +121,13 @@ def ssd_scan(
     _check_shapes(x, dt, A, B, C, D, dt_bias, mask, initial_state)
     chosen = choose("ssd_scan", SSDS, backend, x, initial_state, return_final_state)
     with torch.autocast(x.device.type, enabled=False):
-        step = final_step(dt, dt_bias, dt_softplus, torch.promote_types(x.dtype, torch.float32))
-        if mask is not None:
-            padding = ~mask.unsqueeze(-1)  # [B, L, 1]
-            step = step.masked_fill(padding, 0.0)
+        padding = None if mask is None else ~mask.unsqueeze(-1)  # [B, L, 1]
+        if padding is not None:  # nothing that stands at padding gets any further, not even a NaN
+            dt = dt.masked_fill(padding, 0.0)
             x, B, C = (t.masked_fill(padding.unsqueeze(-1), 0.0) for t in (x, B, C))
+        step = final_step(dt, dt_bias, dt_softplus, torch.promote_types(x.dtype, torch.float32))
+        if padding is not None:
+            step = step.masked_fill(padding, 0.0)
         y, state = chosen.run(x, step, A, B, C, D, reverse, initial_state)
     return (y, state) if return_final_state else y
 

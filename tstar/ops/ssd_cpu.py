@@ -197,9 +197,10 @@ class _Call:
         self.states, self.shared = B.shape[3], self.heads // B.shape[2]  # heads that share B and C
         self.plane, self.chunks = self.states * self.channels, -(-self.length // _CHUNK)
         self.tasks = self.batch * self.heads if self.length else 0
-        self._x, self._skips = rows(x.flatten(2), reverse), values(D)
-        self._along = [rows(tensor.flatten(0, 1), reverse) for tensor in (steps, decays)]
-        self._shared = [rows(tensor.flatten(2), reverse) for tensor in (B, C)]
+        flat = [x.flatten(2), steps.flatten(0, 1), decays.flatten(0, 1), B.flatten(2), C.flatten(2)]
+        self._held = [*flat, D]  # flattening copies where it must, and a copy has to outlive the kernels
+        self._x, *along = (rows(tensor, reverse) for tensor in flat)
+        self._along, self._shared, self._skips = along[:2], along[2:], values(D)
 
     def runs(self) -> list[range]:
         """Task numbers of every group of every sequence, cut into equally many parts."""

@@ -40,3 +40,16 @@ def test_half_precision_is_squared_and_gated_in_single(norm_before_gate):
     y = rms_norm(x, torch.ones(8), z=z, norm_before_gate=norm_before_gate)  # the square and the product overflow fp16
     assert y.dtype == torch.float16
     torch.testing.assert_close(y, torch.full_like(y, 30.0 if norm_before_gate else 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.ones(15)}, r"weight must be \[16\] to fit x \[4, 16\], got \[15\]"),
+        ({"z": torch.ones(1, 16)}, r"z must have the shape of x, \[4, 16\], got \[1, 16\]"),
+        ({"groups": 3}, "groups must divide the 16 numbers of a row, got 3"),
+    ],
+)
+def test_wrong_shapes_are_named(change, message):
+    with pytest.raises(ValueError, match=f"rms_norm: {message}"):
+        rms_norm(**({"x": torch.ones(4, 16), "weight": torch.ones(16)} | change))

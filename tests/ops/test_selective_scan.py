@@ -249,11 +249,57 @@ def test_gradients_by_finite_differences(backend, short_chunks):
     )
 
 
-def test_autocast_does_not_reach_into_the_scan():
-    inputs = {name: tensor.detach().float() for name, tensor in scan_inputs(40).items()}
+@pytest.mark.parametrize("backend", available_scan_backends())
+def test_autocast_does_not_reach_into_the_scan(backend):
+    inputs = scan_inputs(40, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = selective_scan(**inputs)
-    torch.testing.assert_close(inside, selective_scan(**inputs), rtol=0, atol=0)
+        inside = both(inputs, backend)
+        grads = gradients(inside, inputs)
+    outside = both(inputs, backend)
+    torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+    torch.testing.assert_close(grads, gradients(outside, inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_type_of_tensors_does_not_matter(dtype):
+    inputs = scan_inputs(40, torch.float32)
+    expected = both(inputs, "cpu")
+    expected_grads = gradients(expected, inputs)
+    torch.set_default_dtype(dtype)
+    try:
+        ours = both(inputs, "cpu")
+        grads = gradients(ours, inputs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    torch.testing.assert_close(grads, expected_grads, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [{"length": 0}, {"length": 5, "batch": 0}])
+@pytest.mark.parametrize("backend", available_scan_backends())
+def test_nothing_to_scan_has_gradients_too(backend, sizes):
+    inputs = scan_inputs(**sizes, dtype=exact_type(backend))
+    outputs = both(inputs, backend)
+    torch.testing.assert_close(outputs[1], inputs["initial_state"])
+    grads = torch.autograd.grad(outputs[0].sum() + outputs[1].sum(), list(inputs.values()), allow_unused=True)
+    assert all(grad is None or grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_second_derivatives_are_refused(backend):
+    inputs = scan_inputs(5, torch.float32)
+    (grad,) = torch.autograd.grad(both(inputs, backend)[0].square().sum(), inputs["u"], create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(grad.sum(), inputs["dt"])
+
+
+def test_the_operator_refuses_gradients_of_what_it_did_not_keep():
+    inputs = scan_inputs(20, torch.float32, inner=16)
+    rates, state = inputs["A"].detach().mT.contiguous(), inputs["initial_state"].detach().mT.contiguous()
+    tensors = (inputs["u"], inputs["dt"], None, rates, *(inputs[name] for name in ("B", "C", "D", "dt_bias")), state)
+    y, _, _ = scan_tiles(*tensors, None, True, False, False)
+    with pytest.raises(RuntimeError, match="call it with keep=True"):
+        y.sum().backward()
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])

@@ -133,10 +133,13 @@ def test_bfloat16_is_rounded_like_pytorch():
 
 
 def test_kept_kernels_go_stale_with_what_they_are_made_of(monkeypatch, tmp_path):
-    """Numba compares this stamp with the one on disk; it has to follow the contents of the shared files."""
-    stamps = [simd.kernel(unary.py_func)._cache._cache_file._source_stamp for _ in range(2)]
-    changed = tmp_path / "simd.py"
-    changed.write_text("other")
-    monkeypatch.setattr(simd, "__file__", str(changed))
-    stamps.append(simd.kernel(unary.py_func)._cache._cache_file._source_stamp)
+    """Numba compares this stamp with the one on disk; it has to follow the contents of every file that kernels use."""
+    stamps = []
+    for text in ("one", "one", "other"):
+        for name in ("simd.py", "cpu_rows.py", "some_kernels.py"):
+            (tmp_path / name).write_text(text if name == "cpu_rows.py" else "same")
+        monkeypatch.setattr(simd, "__file__", str(tmp_path / "simd.py"))
+        simd._digest.cache_clear()
+        stamps.append(simd.kernel(unary.py_func)._cache._cache_file._source_stamp)
+    simd._digest.cache_clear()
     assert stamps[0] == stamps[1] != stamps[2]

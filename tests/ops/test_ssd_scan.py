@@ -279,6 +279,28 @@ def test_half_inputs_are_scanned_with_a_wide_state(backend, dtype, limit):
         assert (got.double() - want).abs().max() < 2 * limit * want.abs().max()  # measured 4e-4, 7e-3
 
 
+@pytest.mark.parametrize("sizes", [{"length": 0}, {"length": 5, "batch": 0}])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_scan_has_gradients_too(backend, sizes):
+    inputs = ssd_inputs(**sizes, dtype=exact_type(backend))
+    outputs = both(inputs, backend)
+    grads = torch.autograd.grad(outputs[0].sum() + outputs[1].sum(), list(inputs.values()), allow_unused=True)
+    assert all(grad is None or grad.isfinite().all() for grad in grads)
+
+
+def test_the_default_type_of_tensors_does_not_matter():
+    inputs = ssd_inputs(70, torch.float32)
+    expected = both(inputs, "cpu")
+    expected_grads = gradients(expected, inputs)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        ours = both(inputs, "cpu")
+        grads = gradients(ours, inputs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close((*ours, *grads), (*expected, *expected_grads), rtol=0, atol=0)
+
+
 def test_autocast_does_not_reach_into_the_scan():
     inputs = ssd_inputs(70, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

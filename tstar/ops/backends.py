@@ -57,7 +57,7 @@ def choose(
     if name == "auto":
         for preferred in PREFERENCE:
             backend = table.get(preferred)
-            if backend is not None and backend.missing() is None and backend.unfit(x, state, final) is None:
+            if backend is not None and backend.unfit(x, state, final) is None and backend.missing() is None:
                 return backend
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend '{name}' of {operator}{suggest(name, BACKENDS)}")
@@ -81,6 +81,8 @@ def not_for_cpu_kernel(x: Tensor, state: Tensor | None, final: bool) -> str | No
     """Why the CPU kernels cannot take ``x``, or None."""
     if x.device.type != "cpu":
         return f"its input is on {x.device.type}; move it to the CPU, or use backend 'torch'"
+    if not x.is_floating_point():
+        return f"its input is of type {str(x.dtype).removeprefix('torch.')}; convert it to a floating type"
     if x.element_size() > 4:
         return f"it computes in float32, and its input is {str(x.dtype).removeprefix('torch.')}; use 'torch' or 'reference'"
     return None

@@ -106,9 +106,9 @@ def _check(
     mask: Tensor | None,
     initial_state: Tensor | None,
 ) -> None:
-    if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[2]:
+    if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] < 1:
         raise ValueError(
-            f"causal_conv1d: x must be [B, L, I] and weight [I, K], got {list(x.shape)} and {list(weight.shape)}"
+            f"causal_conv1d: x must be [B, L, I] and weight [I, K] with K >= 1, got {list(x.shape)} and {list(weight.shape)}"
         )
     batch, length, channels = x.shape
     expected = {

@@ -3,8 +3,6 @@
 Letters: B batch, L positions, I channels, K taps.
 """
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tstar.ops.conv_torch import next_state
-from tstar.ops.cpu_rows import LANES, neighbours, rows, shares, values
+from tstar.ops.cpu_rows import LANES, floats, kernels, neighbours, rows, shares, values
 from tstar.ops.cpu_threads import for_each
 
 
@@ -94,15 +92,15 @@ def conv_rows_backward(
     call = _Call(x, weight, bias, state, mask, silu, reverse)
     grad_x = torch.empty(x.shape, dtype=x.dtype)
     grad_state = torch.zeros((0, 0, 0) if state is None else state.shape, dtype=x.dtype)
-    weight_parts = torch.zeros(len(call.shares), *weight.shape)
-    bias_parts = torch.zeros(len(call.shares), *bias.shape)
+    weight_parts = floats(len(call.shares), *weight.shape, zero=True)
+    bias_parts = floats(len(call.shares), *bias.shape, zero=True)
     grad_y = neighbours(grad_y)
     y_rows, x_rows, state_rows = (rows(tensor, reverse) for tensor in (grad_y, grad_x, grad_state))
     weight_values, bias_values = values(weight_parts), values(bias_parts)
 
     def share(number: int) -> None:
         grads = call.kernels.Gradients(x_rows, state_rows, weight_values, bias_values, number)
-        scratch = torch.empty(call.kernels.scratch_floats(weight.shape[0]))
+        scratch = floats(call.kernels.scratch_floats(weight.shape[0]))
         call.kernels.backward(call.inputs, call.shape(number), y_rows, grads, values(scratch))
 
     for_each(len(call.shares), share)
@@ -151,7 +149,7 @@ class _Call:
         silu: bool,
         reverse: bool,
     ) -> None:
-        self.kernels = _kernels()
+        self.kernels = kernels("conv_kernels")
         stateful, masked = state is not None, mask is not None
         batch, self.length, self.inner = x.shape
         self.taps = weight.shape[0]
@@ -176,7 +174,3 @@ class _Call:
         """Sizes and segments of a task."""
         start, stop = self.shares[number]
         return self.kernels.Shape(self.length, self.inner, self.taps, self.segments, start, stop)
-
-
-def _kernels() -> ModuleType:
-    return importlib.import_module("tstar.ops.conv_kernels")

@@ -5,8 +5,6 @@ worked on together, so that their windows share what they read of the input and 
 before the sequence or over padding, positions are taken one by one. The backward pass computes again what went into
 SiLU, also for the K - 1 positions after a segment, whose windows reach back into it.
 
-Arrays are taken out of their tuples before a loop: inside one, Numba counts a reference at every use.
-
 Letters: L positions, I channels (a multiple of sixteen), K taps.
 """
 

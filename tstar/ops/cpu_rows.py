@@ -7,6 +7,8 @@ Numba is not imported here: a model can be traced without it.
 Letters: B sequences, L rows of a sequence, N numbers of a row.
 """
 
+import importlib
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -51,7 +53,12 @@ _KINDS = {torch.float32: Floats, torch.bfloat16: Halves, torch.bool: Bytes}
 
 
 def values(tensor: Tensor) -> Any:
-    """The memory of a tensor; of one that is not contiguous, from its first number on."""
+    """The memory of a contiguous tensor."""
+    assert tensor.is_contiguous(), "numbers must be neighbours"
+    return _memory(tensor)
+
+
+def _memory(tensor: Tensor) -> Any:
     return _KINDS[tensor.dtype](tensor.data_ptr())
 
 
@@ -60,7 +67,24 @@ def rows(tensor: Tensor, reverse: bool = False) -> Rows:
     assert tensor.dim() == 2 or tensor.stride(2) == 1 or not tensor.numel(), "a row's numbers must be neighbours"
     apart, step = tensor.stride()[:2]
     first = (tensor.shape[1] - 1) * step if reverse else 0
-    return Rows(values(tensor), first, -step if reverse else step, apart)
+    return Rows(_memory(tensor), first, -step if reverse else step, apart)
+
+
+def floats(*shape: int, zero: bool = False) -> Tensor:
+    """A new float32 tensor, whatever PyTorch's default type is."""
+    make = torch.zeros if zero else torch.empty
+    return make(shape, dtype=torch.float32)
+
+
+def kernels(name: str) -> ModuleType:
+    """A module of kernels, imported when the first one runs."""
+    return importlib.import_module(f"tstar.ops.{name}")
+
+
+def check_kept(operator: str, kept: Tensor, x: Tensor) -> None:
+    """Raise RuntimeError where a backward pass lacks what the forward pass was not asked to keep for it."""
+    if x.numel() and not kept.numel():
+        raise RuntimeError(f"{operator}: called with keep=False, so it has no gradients; call it with keep=True")
 
 
 def neighbours(tensor: Tensor) -> Tensor:

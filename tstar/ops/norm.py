@@ -34,7 +34,18 @@ def rms_norm(
 
     Returns:
         [..., D].
+
+    Raises:
+        ValueError: shapes do not fit together, or ``groups`` does not divide D.
     """
+    if x.dim() == 0 or list(weight.shape) != [x.shape[-1]]:
+        raise ValueError(
+            f"rms_norm: weight must be {[*x.shape[-1:]]} to fit x {list(x.shape)}, got {list(weight.shape)}"
+        )
+    if z is not None and z.shape != x.shape:
+        raise ValueError(f"rms_norm: z must have the shape of x, {list(x.shape)}, got {list(z.shape)}")
+    if groups < 1 or x.shape[-1] % groups:
+        raise ValueError(f"rms_norm: groups must divide the {x.shape[-1]} numbers of a row, got {groups}")
     if groups == 1 and numba_missing() is None and not_for_cpu_kernel(x, None, False) is None:
         return rms_norm_cpu(x, weight, eps, z=z, norm_before_gate=norm_before_gate, dtype=dtype)
     wide = torch.promote_types(x.dtype, torch.float32)

@@ -3,8 +3,6 @@
 Letters: R rows, D their width.
 """
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstar.ops.cpu_rows import LANES, neighbours, rows, shares, values
+from tstar.ops.cpu_rows import LANES, floats, kernels, neighbours, rows, shares, values
 from tstar.ops.cpu_threads import for_each
 
 
@@ -64,7 +62,7 @@ def norm_rows(
     y_rows = rows(y.unsqueeze(0))
 
     def share(number: int) -> None:
-        scratch = torch.empty(x.shape[1])
+        scratch = floats(x.shape[1])
         call.kernels.forward(call.inputs, call.shape(number), y_rows, values(scratch))
 
     for_each(len(call.shares), share)
@@ -84,13 +82,13 @@ def norm_rows_backward(
     call = _Call(x, z, weight, width, eps, norm_first)
     grad_x = torch.empty(x.shape, dtype=x.dtype)
     grad_z = torch.empty((0, 0) if z is None else x.shape, dtype=x.dtype)
-    parts = torch.zeros(len(call.shares), *weight.shape)
+    parts = floats(len(call.shares), *weight.shape, zero=True)
     grad_y = neighbours(grad_y)
     y_rows, x_rows, z_rows = (rows(tensor.unsqueeze(0)) for tensor in (grad_y, grad_x, grad_z))
     part_values = values(parts)
 
     def share(number: int) -> None:
-        scratch = torch.empty(x.shape[1])
+        scratch = floats(x.shape[1])
         call.kernels.backward(
             call.inputs, call.shape(number), y_rows, x_rows, z_rows, part_values, number, values(scratch)
         )
@@ -125,7 +123,7 @@ class _Call:
     """What the tasks of one call share; a task is a run of rows."""
 
     def __init__(self, x: Tensor, z: Tensor | None, weight: Tensor, width: int, eps: float, norm_first: bool) -> None:
-        self.kernels = _kernels()
+        self.kernels = kernels("norm_kernels")
         self.wide, self.width = x.shape[1], width
         self.shares = shares(x.shape[0])
         self._held = [neighbours(x), x.new_empty((0, 0)) if z is None else neighbours(z), weight.contiguous()]
@@ -140,7 +138,3 @@ class _Call:
     def shape(self, number: int) -> Any:
         """Sizes and rows of a task."""
         return self.kernels.Shape(self.wide, self.width, *self.shares[number])
-
-
-def _kernels() -> ModuleType:
-    return importlib.import_module("tstar.ops.norm_kernels")

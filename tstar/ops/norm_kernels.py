@@ -5,8 +5,6 @@ root mean square, u the gradient at xhat and D its width, the gradient of the ro
 
     (u - xhat mean(u xhat)) / sqrt(mean(x^2) + eps).
 
-Arrays are taken out of their tuples before a loop: inside one, Numba counts a reference at every use.
-
 Letters: R rows, W their width in memory (a multiple of sixteen), D how much of it counts; the rest is zero.
 """
 

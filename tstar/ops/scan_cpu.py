@@ -7,17 +7,16 @@ shapes alone, and sums over tiles are added in their order, so results do not de
 Letters: B batch, L positions, I inner channels, S states of a channel.
 """
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstar.ops.cpu_rows import LANES, Rows, moved, neighbours, rows, values
+from tstar.ops.cpu_rows import LANES, Rows, check_kept, floats, kernels, moved, neighbours, rows, values
 from tstar.ops.cpu_threads import for_each
 
+FORWARD, BACKWARD = "scan_kernels", "scan_kernels_backward"
 _UNROLL, _CHUNK = 4, 32
 """Of the kernels; repeated here so that a model can be traced without importing Numba."""
 _TILE_FLOATS, _TILES_WANTED = 16384, 4
@@ -105,14 +104,14 @@ def scan_tiles(
     """
     call = _Call(u, dt, z, rates, B, C, D, bias, mask, dt_softplus, reverse)
     y, state = torch.empty(u.shape, dtype=u.dtype), state.clone(memory_format=torch.contiguous_format)
-    starts = torch.empty(_starts_shape(u, rates) if keep else (0,))
+    starts = floats(*(_starts_shape(u, rates) if keep else (0,)))
     y_rows, state_values, start_values = rows(y, reverse), values(state), values(starts)
 
     def tile(number: int) -> None:
         sequence = number // call.tiles
         inputs, shape, y_at, scratch = call.task(number, y_rows, backward=False)
         starts_at = sequence * call.chunks * call.plane
-        call.kernels.forward(
+        kernels(FORWARD).forward(
             inputs, shape, y_at, state_values, sequence * call.plane, start_values, starts_at, keep, values(scratch)
         )
 
@@ -162,8 +161,8 @@ def scan_tiles_backward(
     grad_u, grad_dt = torch.empty(u.shape, dtype=u.dtype), torch.empty(u.shape, dtype=u.dtype)
     grad_z = torch.empty((0, 0, 0) if z is None else u.shape, dtype=u.dtype)
     grad_state = grad_state.clone(memory_format=torch.contiguous_format)
-    rate_parts, channel_parts = torch.zeros(call.batch, *rates.shape), torch.zeros(2, call.batch, D.numel())
-    row_parts = torch.empty(2, call.tasks, *B.shape[1:])  # of B and C
+    rate_parts, channel_parts = floats(call.batch, *rates.shape, zero=True), floats(2, call.batch, D.numel(), zero=True)
+    row_parts = floats(2, call.batch * call.tiles, *B.shape[1:])  # of B and C
     grad_y = neighbours(grad_y)
     y_rows = rows(grad_y, reverse)
     grad_rows = {"u": rows(grad_u, reverse), "dt": rows(grad_dt, reverse), "z": rows(grad_z, reverse)}
@@ -174,7 +173,7 @@ def scan_tiles_backward(
     def tile(number: int) -> None:
         sequence = number // call.tiles
         inputs, shape, y_at, scratch = call.task(number, y_rows, backward=True)
-        out = call.kernels.Gradients(
+        out = kernels(BACKWARD).Gradients(
             **{name: moved(of, sequence) for name, of in grad_rows.items()},
             **{name: moved(of, number) for name, of in part_rows.items()},
             **sum_values,
@@ -182,7 +181,7 @@ def scan_tiles_backward(
             state_at=sequence * call.plane,
         )
         starts_at = sequence * call.chunks * call.plane
-        call.kernels.backward(inputs, shape, y_at, start_values, starts_at, out, values(scratch))
+        kernels(BACKWARD).backward(inputs, shape, y_at, start_values, starts_at, out, values(scratch))
 
     for_each(call.tasks, tile)
     grad_B, grad_C = row_parts.unflatten(1, (call.batch, call.tiles)).sum(2).unbind(0)  # [B, L, S]
@@ -229,10 +228,12 @@ def _(
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     u, dt, z, rates, B, C, D, bias, _state, mask, ctx.dt_softplus, ctx.reverse, _keep = inputs
     ctx.save_for_backward(u, dt, z, rates, B, C, D, bias, mask, output[2])
+    ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_state: Tensor, _starts: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
+    check_kept("scan_tiles", saved[-1], saved[0])
     grads = scan_tiles_backward(grad_y, grad_state, *saved, ctx.dt_softplus, ctx.reverse)
     grad_u, grad_dt, grad_z, *rest = grads
     return (grad_u, grad_dt, grad_z if saved[2] is not None else None, *rest, None, None, None, None)
@@ -262,12 +263,11 @@ class _Call:
         dt_softplus: bool,
         reverse: bool,
     ) -> None:
-        self.kernels = _kernels()
         self.batch, self.length, self.inner = u.shape
         self.states, self.plane = rates.shape[0], rates.numel()
         self.chunks = -(-self.length // _CHUNK)
         groups = self.inner // LANES
-        self.width = LANES * max(1, min(_TILE_FLOATS // self.states // LANES, -(-groups // _TILES_WANTED)))
+        self.width = LANES * max(1, min(_TILE_FLOATS // max(1, self.states) // LANES, -(-groups // _TILES_WANTED)))
         self.tiles = -(-self.inner // self.width)
         self.tasks = self.batch * self.tiles if self.length else 0
         along = {"u": u, "dt": dt, "z": u if z is None else z, "B": B, "C": C}
@@ -281,10 +281,7 @@ class _Call:
         sequence, tile = divmod(number, self.tiles)
         along = {name: moved(of, sequence) for name, of in self._along.items()}
         channel = tile * self.width
-        shape = self.kernels.Shape(self.length, self.inner, self.states, channel, min(self.width, self.inner - channel))
-        scratch = torch.empty(self.kernels.scratch_floats(self.states, shape.width, backward))
-        return self.kernels.Inputs(**along, **self._fixed, **self._flags), shape, moved(y, sequence), scratch
-
-
-def _kernels() -> ModuleType:
-    return importlib.import_module("tstar.ops.scan_kernels")
+        forward = kernels(FORWARD)
+        shape = forward.Shape(self.length, self.inner, self.states, channel, min(self.width, self.inner - channel))
+        scratch = floats((kernels(BACKWARD) if backward else forward).scratch_floats(self.states, shape.width))
+        return forward.Inputs(**along, **self._fixed, **self._flags), shape, moved(y, sequence), scratch

@@ -146,10 +146,12 @@ def _(
 
 def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:5], output[2])
+    ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_state: Tensor, _starts: Tensor) -> tuple[Tensor, ...]:
-    return scan_chunks_backward(grad_y, grad_state, *ctx.saved_tensors)
+    with torch.autocast(grad_y.device.type, enabled=False):
+        return scan_chunks_backward(grad_y, grad_state, *ctx.saved_tensors)
 
 
 scan_chunks.register_autograd(_backward, setup_context=_keep_inputs)

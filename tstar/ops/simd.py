@@ -8,6 +8,7 @@ bounds; bfloat16 is widened on loading, and rounded to nearest even on storing.
 Only what the kernels need is here. Polynomials are minimax fits; each states its error.
 """
 
+import functools
 import hashlib
 import operator
 from pathlib import Path
@@ -20,7 +21,6 @@ from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, overload, register_model
 
-from tstar.ops import cpu_rows
 from tstar.ops.cpu_rows import LANES, Floats
 
 _FLOAT, _INT, _HALF = ir.FloatType(), ir.IntType(32), ir.IntType(16)
@@ -311,14 +311,19 @@ inline = njit(inline="always")
 def kernel(function: Any) -> Any:
     """Decorator of a function that Python calls: compiled at its first call, without Python's lock, and kept on disk.
 
-    What is kept counts as stale when the function's file, this one or that of the memory types has changed. Numba would
-    look at the former's time of modification alone, though most of what it compiles comes from here.
+    What is kept counts as stale when any file of kernels, this one or that of the memory types has changed. Numba would
+    look at the time of modification of the function's own file alone, though kernels are made of all of these.
     """
     compiled = njit(nogil=True, cache=True, error_model="numpy")(function)
-    sources = (Path(__file__), Path(cpu_rows.__file__), Path(function.__code__.co_filename))
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    compiled._cache._cache_file._source_stamp = digest
+    compiled._cache._cache_file._source_stamp = _digest()
     return compiled
+
+
+@functools.cache
+def _digest() -> str:
+    folder = Path(__file__).parent
+    sources = [folder / "simd.py", folder / "cpu_rows.py", *sorted(folder.glob("*_kernels*.py"))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 @inline

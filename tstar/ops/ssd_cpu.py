@@ -3,15 +3,13 @@
 Letters: B batch, L positions, H heads, P channels of a head, G groups of heads, S states of a channel.
 """
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstar.ops.cpu_rows import LANES, Rows, moved, rows, values
+from tstar.ops.cpu_rows import LANES, Rows, check_kept, floats, kernels, moved, rows, values
 from tstar.ops.cpu_threads import for_each
 
 _UNROLL, _CHUNK = 4, 64
@@ -77,11 +75,11 @@ def ssd_heads(
     """
     call = _Call(x, steps, decays, B, C, D, reverse)
     y, state = torch.empty(x.shape, dtype=x.dtype), _copy(state)
-    starts = torch.empty(_starts_shape(x, B) if keep else (0,))
+    starts = floats(*(_starts_shape(x, B) if keep else (0,)))
     y_rows, state_values, start_values = rows(y.flatten(2), reverse), values(state), values(starts)
 
     def task(number: int) -> None:
-        scratch = torch.empty(call.kernels.scratch_floats(call.channels, False))
+        scratch = floats(call.kernels.scratch_floats(call.channels, False))
         starts_at = number * call.chunks * call.plane
         call.kernels.forward(
             call.head(number), call.of_head(y_rows, number), state_values, number * call.plane,
@@ -118,12 +116,12 @@ def ssd_heads_backward(
     grad_y, grad_state = grad_y.contiguous(), _copy(grad_state)
     grad_x, grad_steps, grad_decays = (
         torch.empty(x.shape, dtype=x.dtype),
-        torch.empty(steps.shape),
-        torch.empty(steps.shape),
+        floats(*steps.shape),
+        floats(*steps.shape),
     )
     runs = call.runs()  # heads that one task takes one after another, by part
-    parts = torch.zeros(2, len(runs), x.shape[1], B.shape[3])  # of B and C
-    skips = torch.zeros(*steps.shape[:2], 4)
+    parts = floats(2, len(runs), x.shape[1], B.shape[3], zero=True)  # of B and C
+    skips = floats(*steps.shape[:2], 4, zero=True)
     y_rows, x_rows = rows(grad_y.flatten(2), reverse), rows(grad_x.flatten(2), reverse)
     along = [rows(grad.flatten(0, 1), reverse) for grad in (grad_steps, grad_decays)]
     part_rows = [rows(part, reverse) for part in parts]
@@ -131,7 +129,7 @@ def ssd_heads_backward(
     scratch_floats = call.kernels.scratch_floats(call.channels, True)
 
     def task(part: int) -> None:
-        scratch = torch.empty(scratch_floats)
+        scratch = floats(scratch_floats)
         B_rows, C_rows = (moved(of, part) for of in part_rows)
         for number in runs[part]:
             steps_rows, decays_rows = (moved(of, number) for of in along)
@@ -145,7 +143,9 @@ def ssd_heads_backward(
             )
 
     for_each(len(runs) if call.length else 0, task)
-    grad_B, grad_C = parts.unflatten(1, (call.batch, B.shape[2], -1)).sum(3).transpose(2, 3).unbind(0)  # [B, L, G, S]
+    grad_B, grad_C = (
+        parts.unflatten(1, (call.batch, B.shape[2], call.parts)).sum(3).transpose(2, 3).unbind(0)
+    )  # [B, L, G, S]
     return grad_x, grad_steps, grad_decays, _copy(grad_B), _copy(grad_C), skips[..., 0].sum(0), grad_state
 
 
@@ -168,10 +168,13 @@ def _(
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, _state, ctx.reverse, _keep = inputs
     ctx.save_for_backward(*tensors, output[2])
+    ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_state: Tensor, _starts: Tensor) -> tuple[Tensor | None, ...]:
-    return (*ssd_heads_backward(grad_y, grad_state, *ctx.saved_tensors, ctx.reverse), None, None)
+    saved = ctx.saved_tensors
+    check_kept("ssd_heads", saved[-1], saved[0])
+    return (*ssd_heads_backward(grad_y, grad_state, *saved, ctx.reverse), None, None)
 
 
 ssd_heads.register_autograd(_backward, setup_context=_keep_inputs)
@@ -192,10 +195,11 @@ class _Call:
     def __init__(
         self, x: Tensor, steps: Tensor, decays: Tensor, B: Tensor, C: Tensor, D: Tensor, reverse: bool
     ) -> None:
-        self.kernels = _kernels()
+        self.kernels = kernels("ssd_kernels")
         self.batch, self.length, self.heads, self.channels = x.shape
         self.states, self.shared = B.shape[3], self.heads // B.shape[2]  # heads that share B and C
         self.plane, self.chunks = self.states * self.channels, -(-self.length // _CHUNK)
+        self.parts = max(n for n in range(1, _PARTS + 1) if self.shared % n == 0)
         self.tasks = self.batch * self.heads if self.length else 0
         flat = [x.flatten(2), steps.flatten(0, 1), decays.flatten(0, 1), B.flatten(2), C.flatten(2)]
         self._held = [*flat, D]  # flattening copies where it must, and a copy has to outlive the kernels
@@ -204,8 +208,7 @@ class _Call:
 
     def runs(self) -> list[range]:
         """Task numbers of every group of every sequence, cut into equally many parts."""
-        parts = max(n for n in range(1, _PARTS + 1) if self.shared % n == 0)
-        size = self.shared // parts
+        size = self.shared // self.parts
         return [range(first, first + size) for first in range(0, self.batch * self.heads, size)]
 
     def of_head(self, of: Rows, number: int) -> Rows:
@@ -222,7 +225,3 @@ class _Call:
         B, C = (of._replace(first=of.first + head // self.shared * self.states) for of in (B, C))
         x = self.of_head(self._x, number)
         return self.kernels.Head(x, steps, decays, B, C, self._skips, head, self.length, self.channels, self.states)
-
-
-def _kernels() -> ModuleType:
-    return importlib.import_module("tstar.ops.ssd_kernels")

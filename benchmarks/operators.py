@@ -115,11 +115,6 @@ class Store:
             unfinished.replace(self.path)
 
 
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _wanted(only: str | None) -> list[str]:
     names = list(SECTIONS) if only is None else [name.strip() for name in only.split(",")]
     for name in names:

@@ -57,6 +57,17 @@ def stack(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def length(case: dict[str, Any]) -> dict[str, Any]:
+    """Time of the first layers of the published compressor for every number of frames."""
+    settings = Settings.from_json(case["settings"])
+    compressor = compressor_of(settings, num_layers=settings.length_layers).eval()
+    rows = []
+    for frames in settings.frame_counts:
+        timing = measure(body_work(compressor, clip(compressor, frames, settings.seed)), settings.seconds)
+        rows.append({"frames": frames, "positions": frames * POSITIONS_PER_FRAME, "time": timing})
+    return {"rows": rows}
+
+
 def train_step(case: dict[str, Any]) -> dict[str, Any]:
     """Forward and backward of the whole compressor with checkpointing: peak with the gradients, and time."""
     settings = Settings.from_json(case["settings"])
@@ -123,7 +134,7 @@ def own_times(compressor: SequenceCompressor, x: Tensor) -> tuple[float, float, 
     return sum(own.get(name, 0.0) for name in PRODUCTS), sum(own.values()), largest
 
 
-CASES = {"layer_peak": layer_peak, "stack": stack, "train_step": train_step}
+CASES = {"layer_peak": layer_peak, "stack": stack, "length": length, "train_step": train_step}
 
 
 def main(arguments: list[str]) -> None:

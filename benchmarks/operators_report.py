@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from operators_plot import draw_curve
-from operators_targets import GIB, median, ratio, targets
+from operators_targets import median, ratio, targets
+from timing import GIB
 
 Row = Sequence[str]
 
@@ -179,14 +180,17 @@ def _stack(section: Any) -> str:
 
 
 def _length(section: Any) -> str:
-    rows = [
-        (str(r["frames"]), str(r["positions"]), ms(r["time"]), f"{1e6 * r['time']['median'] / r['positions']:.2f}")
-        for r in section["rows"]
-    ]
-    return (
-        f"## The stack against length\n\n{section['layers']} layers; exponent by least squares: {section['slope']:.3f}.\n\n"
-        + table(("frames", "positions", "ms", "µs a position"), rows)
+    text = (
+        f"## The stack against length\n\n{section['layers']} layers; exponents by least squares, time a position in µs."
     )
+    for name, run in section["runs"].items():
+        rows = [
+            (str(r["frames"]), str(r["positions"]), ms(r["time"]), f"{1e6 * r['time']['median'] / r['positions']:.2f}")
+            for r in run["rows"]
+        ]
+        title = f"\n\n{name[0].upper()}{name[1:]}: exponent {run['slope']:.3f}.\n\n"
+        text += title + table(("frames", "positions", "ms", "µs a position"), rows)
+    return text
 
 
 def _train(section: Any) -> str:

@@ -39,6 +39,8 @@ class Settings:
     )
     frames: int = 128
     train_frames: int = 64
+    length_layers: int = 4
+    """Layers that are timed against length: all of them would take an hour, and they are alike."""
     frame_counts: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     curve: tuple[int, ...] = tuple(2**n for n in range(8, 15))
 
@@ -48,7 +50,8 @@ class Settings:
         compressor = {"d_vision": 24, "d_language": 24, "grid": [10, 10], "query_interval": 10, "preset": "tiny"}
         return cls(
             threads, seed, 0.002, True, length=110, d_model=32, d_inner=64, scan_states=4, head_dim=16, dual_states=8,
-            chunk=32, matmul=64, compressor=compressor, frames=1, train_frames=1, frame_counts=(1, 2), curve=(16, 32),
+            chunk=32, matmul=64, compressor=compressor, frames=1, train_frames=1, length_layers=1,
+            frame_counts=(1, 2), curve=(16, 32),
         )  # fmt: skip
 
     @property

@@ -3,20 +3,22 @@
 import math
 from typing import Any
 
-import torch
-from operators_cases import body_work, clip, compressor_of
+from operators_cases import compressor_of
 from operators_kernels import CASES
 from operators_settings import POSITIONS_PER_FRAME, Say, Settings
-from timing import GIB, Timing, measure, run_child
+from timing import GIB, Timing, run_child
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
 RUNS: dict[str, dict[str, str]] = {
     "as it is": {},
+    "huge pages": {"THP_MEM_ALLOC_ENABLE": "1"},
     "freed memory kept": KEPT,
     "freed memory kept, without tile units": KEPT | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
 }
 """Environment of the child process. glibc takes large blocks from the system anew for every result, which clears them
-page by page, unless told to keep what is freed; most CPUs have no tile units for products (AMX), whatever this one has."""
+page by page, unless told to keep what is freed; PyTorch can ask for larger pages. Most CPUs have no tile units for
+products (AMX), whatever this one has."""
+LENGTH_RUNS = ("as it is", "huge pages", "freed memory kept")
 
 
 def stack_section(settings: Settings, say: Say) -> dict[str, Any]:
@@ -38,16 +40,16 @@ def stack_section(settings: Settings, say: Say) -> dict[str, Any]:
 
 
 def length_section(settings: Settings, say: Say) -> dict[str, Any]:
-    """Time of the layers against the number of frames, and the slope of the line through it on logarithmic axes."""
-    compressor = compressor_of(settings).eval()
-    rows: list[dict[str, Any]] = []
-    for frames in settings.frame_counts:
-        timing = measure(body_work(compressor, clip(compressor, frames, settings.seed)), settings.seconds)
-        rows.append({"frames": frames, "positions": frames * POSITIONS_PER_FRAME, "time": timing})
-        say(f"  {frames:>5} frames  {timing}")
-    slope = log_slope([row["positions"] for row in rows], [row["time"].median for row in rows])
-    say(f"  slope {slope:.3f}")
-    return {"layers": len(compressor.layers), "rows": rows, "slope": slope, "threads": torch.get_num_threads()}
+    """Time of some layers against the number of frames, and the slope of the line through it on logarithmic axes."""
+    result: dict[str, Any] = {"layers": settings.length_layers, "runs": {}}
+    for name in LENGTH_RUNS:
+        rows = run_child(CASES, "length", {"settings": settings.to_json()}, RUNS[name])["rows"]
+        slope = log_slope([row["positions"] for row in rows], [row["time"]["median"] for row in rows])
+        result["runs"][name] = {"rows": rows, "slope": slope, "environment": RUNS[name]}
+        for row in rows:
+            say(f"  {name:<20} {row['frames']:>5} frames  {Timing(**row['time'])}")
+        say(f"  {name:<20} slope {slope:.3f}")
+    return result
 
 
 def train_section(settings: Settings, say: Say) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_a_quick_run_measures_every_section_and_reports_each_target(benchmark, c
     assert all(t["low"] <= t["median"] <= t["high"] and t["calls"] > 0 for t in scan.values())
     assert content["sections"]["ssd"]["beside_transformers"]["peak_bytes"].keys() == {"fp32", "bf16"}
     assert 0 < content["sections"]["stack"]["runs"]["as it is"]["product_share"] < 1
-    assert [row["frames"] for row in content["sections"]["length"]["rows"]] == [1, 2]
+    assert [row["frames"] for row in content["sections"]["length"]["runs"]["as it is"]["rows"]] == [1, 2]
 
     page = (tmp_path / "operators.md").read_text()
     assert "Toy sizes" in page

@@ -16,8 +16,8 @@ RUNS: dict[str, dict[str, str]] = {
     "freed memory kept, without tile units": KEPT | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
 }
 """Environment of the child process. glibc takes large blocks from the system anew for every result, which clears them
-page by page, unless told to keep what is freed; PyTorch can ask for larger pages. Most CPUs have no tile units for
-products (AMX), whatever this one has."""
+page by page, unless told to keep what is freed; PyTorch can ask for larger pages, as in the command ``tstar``. Most CPUs
+have no tile units for products (AMX), whatever this one has."""
 LENGTH_RUNS = ("as it is", "huge pages", "freed memory kept")
 
 

@@ -91,6 +91,8 @@ class _Mamba2(nn.Module):
         mixed, conv = convolve(mixed, direction.conv1d, mask=mask, reverse=reverse, state=state)
         shared = self.n_groups * self.d_state
         x, B, C = mixed.split([self.d_inner, shared, shared], dim=-1)
+        if x.dtype == torch.float16:
+            x = x.float()  # a scan's outputs may pass fp16's largest number; the norm brings them back
         x = x.unflatten(-1, (self.num_heads, self.head_dim))  # [B, L, H, P]
         B, C = (t.unflatten(-1, (self.n_groups, self.d_state)) for t in (B, C))  # [B, L, G, S]
         A = -torch.exp(at_least_single(direction.A_log))
@@ -107,7 +109,8 @@ class _Mamba2(nn.Module):
                 x, dt, A, B, C, D, dt_bias, initial_state=state.ssm, return_final_state=True, backend=self.backend
             )
             after = MixerState(conv, ssm)
-        return direction.norm(y.flatten(2), z=z, norm_before_gate=self.norm_before_gate), after
+        y = direction.norm(y.flatten(2), z=z, norm_before_gate=self.norm_before_gate, dtype=z.dtype)
+        return y, after
 
 
 class Mamba2Mixer(_Mamba2):

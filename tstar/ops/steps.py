@@ -110,7 +110,7 @@ def causal_conv1d_step(
     if activation not in (None, "silu"):
         raise ValueError(f"causal_conv1d_step: activation must be None or 'silu', got {activation!r}")
     window = torch.cat([state.to(x.dtype), x.unsqueeze(1)], dim=1)  # [B, K, I]
-    dtype = torch.promote_types(x.dtype, weight.dtype)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     y = (window.to(dtype) * weight.to(dtype).t()).sum(1)  # [B, I]
     if bias is not None:
         y = y + bias.to(dtype)

@@ -41,6 +41,7 @@ def markdown(content: Mapping[str, Any], date: str | None = None) -> str:
 def _head(content: Mapping[str, Any], date: str | None) -> str:
     here, settings = content["machine"], content["settings"]
     options = f"{'--quick ' if settings['quick'] else ''}--threads {here['threads']} --seed {settings['seed']}"
+    options += "" if settings["quick"] else f" --seconds {settings['seconds']:g}"
     versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
     lines = [
         "# Speed and memory of the operators",

@@ -35,6 +35,7 @@ SIZES = {"d_vision": 16, "d_language": 16, "grid": (10, 10)}
          "d_model = 12 with mamba2 (1, 2, 3, 4, 6, 12), got 5"),
         ("mambamia", {"merge": "cat"}, "compressor.merge cannot be 'cat'; did you mean 'concat'?"),
         ("mamba", {"merge": "mean"}, "unknown option compressor.merge of compressor 'mamba'"),
+        ("mambamia", {"norm_before_gate": False}, "compressor.norm_before_gate must be true with mamba1"),
         ("mambamia", {"ssm": "mamba3"}, "compressor.ssm cannot be 'mamba3'; did you mean"),
         ("avg_pool", {"kernel": (11, 2)}, "compressor.kernel must be between (1, 1) and the grid, (10, 10), got"),
         ("avg_pool", {"kernel": [2, 0]}, "compressor.kernel must be between (1, 1) and the grid, (10, 10), got (2"),

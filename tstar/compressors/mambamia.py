@@ -65,9 +65,11 @@ class MambaMiaConfig(SequenceCompressorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("states", "d_conv", "expand", "head_dim"):
-            option = "d_state" if name == "states" else name
-            require(getattr(self, name) > 0, option, getattr(self, name), "a positive whole number")
+        require(self.states > 0, "d_state", self.states, "a positive whole number")
+        for name in ("d_conv", "expand", "head_dim"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+        gate_legal = self.ssm == "mamba2" or self.norm_before_gate
+        require(gate_legal, "norm_before_gate", self.norm_before_gate, "true with mamba1, which has no inner norm")
         require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
         if self.ssm == "mamba2":
             inner = self.expand * self.d_model

@@ -86,18 +86,31 @@ def _try(
     state_gradient: bool,
 ) -> str | None:
     names = (*REQUIRED[operator], *trial.optional)
+    try:
+        return _compare(operator, names, kernel, reference, trial, tolerance, device, state_gradient)
+    except Exception as error:  # whatever it is, on the way to the device or in the kernel, such a kernel is not used
+        return f"it raised {type(error).__name__}: {first_line(error)}"
+
+
+def _compare(
+    operator: str,
+    names: tuple[str, ...],
+    kernel: Operator,
+    reference: Operator,
+    trial: Trial,
+    tolerance: float,
+    device: str,
+    state_gradient: bool,
+) -> str | None:
     exact = {k: v.to(device) for k, v in sample_inputs(operator, trial.sizes, names).items()}
     ours = {k: v.float() if v.is_floating_point() else v for k, v in exact.items()}
     shapes = evaluate(partial(reference, **trial.options), exact, {}, gradients=False).outputs
     counted = {"y": 1, "state": 2} if state_gradient else {"y": 1}
     weights = {name: sample(tuple(shapes[name].shape), seed).to(device) for name, seed in counted.items()}
     expected = evaluate(partial(reference, **trial.options), exact, weights)
-    try:
-        got = evaluate(partial(kernel, **trial.options), ours, weights)
-        reason = _difference(got.outputs, expected.outputs, tolerance, "")
-        return reason or _difference(got.gradients, expected.gradients, tolerance, "the gradient of ")
-    except Exception as error:  # whatever it is, such a kernel is not used
-        return f"it raised {type(error).__name__}: {first_line(error)}"
+    got = evaluate(partial(kernel, **trial.options), ours, weights)
+    reason = _difference(got.outputs, expected.outputs, tolerance, "")
+    return reason or _difference(got.gradients, expected.gradients, tolerance, "the gradient of ")
 
 
 def _difference(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, what: str) -> str | None:

@@ -18,6 +18,7 @@ from tstar.cli.recipe import read_recipe
 from tstar.cli.run_folder import RunFolder
 from tstar.cli.stage_cli import build_stage
 from tstar.errors import ConfigError, DataError
+from tstar.evaluation.prediction_store import MODE_LABELS, MODES
 from tstar.stages.metrics_log import read_metrics
 from tstar.stages.weights import file_digest
 
@@ -64,7 +65,7 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     whole = fit("--name", "whole")
     assert whole.returncode == 0, whole.stderr
     assert "Generated miniature suites" in whole.stdout
-    assert all(f"{row}" in whole.stdout for row in ("chance", "blind", "single frame", "model"))
+    assert all(f"{row}" in whole.stdout for row in ("chance", *MODE_LABELS.values()))
     run = workplace / "runs" / "whole"
     for path in (
         "report.md",
@@ -94,7 +95,7 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     tag = "mini-mlvu-mini-tempcompass"  # an evaluation that is not the recipe's whole one lies apart
     assert (out / f"report.{tag}.md").is_file()
     for suite in ("mini-mlvu", "mini-tempcompass"):
-        for mode in ("full", "blind", "single_frame"):
+        for mode in MODES:
             places = (out / "eval" / tag, run / "eval")
             again, first = (json.loads((place / f"{suite}.{mode}.json").read_text()) for place in places)
             assert again["aggregate"] == first["aggregate"]
@@ -141,7 +142,7 @@ def check_predictions(run):
         assert len(rows) == report["counts"]["n"]
         assert {row["id"]: row["correct"] for row in rows} == {i["id"]: i["correct"] for i in report["items"]}
         assert {row["mode"] for row in rows} == {path.stem}
-    assert len(list(run.glob("predictions/*/*.jsonl"))) == 12
+    assert len(list(run.glob("predictions/*/*.jsonl"))) == 4 * len(MODES)
 
 
 def check_metrics(run):

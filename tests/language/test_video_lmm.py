@@ -52,6 +52,15 @@ def test_the_parts_follow_one_another(lmm):
     torch.testing.assert_close((loss, count), expected)
 
 
+def test_features_may_take_the_place_of_frames(lmm):
+    lmm.eval()
+    frames = frames_of(4)
+    for given in (lmm.encoder(frames), lmm.encoder(frames).double()):
+        for tokens, expected in zip(lmm.visual_tokens(given, [3, 1]), lmm.visual_tokens(frames, [3, 1]), strict=True):
+            torch.testing.assert_close(tokens, expected, rtol=0, atol=0)
+    assert [len(t) for t in lmm.visual_tokens(torch.zeros(0, 36, 128), [0, 0])] == [0, 0]
+
+
 def test_max_length_cuts_after_splicing(lmm):
     lmm.eval()
     ids = [ids_of(lmm, "What? A star.", True)]

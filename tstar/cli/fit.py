@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tstar.cli.progress import is_first_process, say, warn
+from tstar.cli.progress import bar, is_first_process, say, warn
 from tstar.cli.recipe import Recipe, RunConfig, read_recipe, stage_class
 from tstar.cli.run_folder import RunFolder, StageFolder, locate_run
 from tstar.errors import ConfigError, suggest
@@ -64,6 +64,8 @@ def check_files(recipe: Recipe) -> None:
         for key in ("shards", "val_shards"):
             if data.get(key):
                 ShardSet(data[key], skip_damaged=data.get("damaged_shards") == "skip")
+        if data.get("features") and Path(data["features"]).is_file():
+            raise ConfigError(f"data.features must be a folder, got the file {data['features']}; choose another place")
         check_origins(recipe, name)
     for suite, path in (recipe.evaluation.get("benchmarks") or {}).items():
         if not Path(path).exists():
@@ -143,6 +145,8 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     stage.recipe = {**config, "evaluation": folder.recipe.evaluation, "name": folder.recipe.name, "stage": name}
     stage.recipe["cwd"] = str(Path.cwd())
     describe(stage, data)
+    if data.features:
+        data.cache = feature_cache(stage, Path(data.features), data.features_dtype)
     with lightning_mistakes():
         trainer.fit(stage, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
     for line in [*data.damaged, *skipped_summary(skipped)]:
@@ -156,6 +160,15 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
         complete(folder, name, cli, time.monotonic() - begun)
     trainer.strategy.barrier("stage complete")
     return 0
+
+
+def feature_cache(stage: Any, folder: Path, dtype: str) -> Any:
+    """Where the features of a stage's encoder are kept; filled before the first step."""
+    from tstar.vision.feature_cache import FeatureCache
+
+    processor = stage.processor()
+    pictures = f"{processor.resize_mode} {processor.image_size}"
+    return FeatureCache(folder, stage.lmm.encoder, pictures, dtype, tell=say, bar=bar)
 
 
 def complete(folder: RunFolder, name: str, cli: Any, seconds: float) -> None:

@@ -36,6 +36,8 @@ PACKAGES = (
 )
 TRAINED_BY = ("seed_everything", "model", "data", "trainer")
 """Sections that decide what a stage trains; the others may change on a resume."""
+CACHE = ("features", "features_dtype")
+"""Settings of ``data`` that decide where features are kept and not what is trained; they may change too."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def locate_run(ckpt: Path) -> tuple[Path, Path | None]:
 def config_digest(config: dict[str, Any]) -> str:
     """Hash of what decides a stage's training."""
     decisive = {key: config.get(key) for key in TRAINED_BY}
+    if decisive["data"]:
+        decisive["data"] = {key: value for key, value in decisive["data"].items() if key not in CACHE}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ class Sample:
 
     id: str
     frames: Tensor
-    """uint8, [M, 3, S, S]; M = 0 for text."""
+    """uint8, [M, 3, S, S]; or the encoder's features of them, float, [M, N, d_vision]. M = 0 for text."""
     input_ids: Tensor
     """[L], with one ``VISUAL`` id unless it is text."""
     labels: Tensor
@@ -41,7 +41,7 @@ class Batch:
 
     ids: list[str]
     frames: Tensor
-    """uint8, [sum(M), 3, S, S], clips end to end."""
+    """uint8, [sum(M), 3, S, S], clips end to end; or their features, float, [sum(M), N, d_vision]."""
     frame_counts: list[int]
     """M of each clip."""
     input_ids: list[Tensor]
@@ -74,11 +74,18 @@ class Processor:
     """Side of the square the encoder wants, pixels."""
     resize_mode: str = "square"
 
-    def __call__(self, raw: RawSample) -> Sample:
+    def __call__(self, raw: RawSample, features: Tensor | None = None) -> Sample:
+        """Decode and tokenize; where the ``features`` of the frames are known, [M, N, d_vision], they take their place."""
+        name = raw.meta["id"]
+        frames = self.frames(raw) if features is None else features
+        ids, labels = tokenize_conversation(raw.meta["conversations"], len(frames) > 0, self.template, self.tokenizer)
+        return Sample(name, frames, ids, labels)
+
+    def frames(self, raw: RawSample) -> Tensor:
+        """The pictures of a sample as the encoder wants them: uint8, [M, 3, S, S]."""
         name = raw.meta["id"]
         pixels = [to_square(decode_image(f, f"frame of {name}"), self.image_size, self.resize_mode) for f in raw.frames]
-        ids, labels = tokenize_conversation(raw.meta["conversations"], bool(pixels), self.template, self.tokenizer)
-        return Sample(name, frames_to_tensor(pixels, self.image_size), ids, labels)
+        return frames_to_tensor(pixels, self.image_size)
 
 
 def frames_to_tensor(pixels: list, image_size: int) -> Tensor:

@@ -1,22 +1,42 @@
 """Shards to batches, exactly resumable: what was trained is a position in a planned order, not the state of a stream."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tstar.data.batch import Batch, Sample, Skipped, collate, skipped_from
+from tstar.data.batch import Batch, Processor, Sample, Skipped, collate, skipped_from
 from tstar.data.plan import Layout, epoch_order, rank_batches
-from tstar.data.shard_index import RawSample, ShardSet
+from tstar.data.shard_index import ShardPart, ShardSet
 from tstar.errors import ConfigError, DataError
 
 REPLACEMENT_TRIES = 100
+DAMAGE = (DataError, OSError, ValueError, LookupError, TypeError, ArithmeticError)
+"""What damaged bytes raise."""
 
-Process = Callable[[RawSample], Sample]
+Process = Callable[..., Sample]
 """What makes a stored sample ready for a model, as :class:`tstar.data.batch.Processor`."""
+
+
+class FeatureCache(Protocol):
+    """Keeps a frozen encoder's features, as ``tstar.vision.feature_cache.FeatureCache``."""
+
+    def fill(
+        self,
+        shards: list[ShardPart],
+        clips: Callable[[range], Iterator[Tensor | int | str]],
+        device: torch.device | None = None,
+    ) -> None:
+        """Encode what is not there."""
+
+    def open(self, shards: list[ShardPart]) -> Callable[[int], Tensor]:
+        """[M, N, d_vision] by number of the sample."""
 
 
 class SampleSource(Dataset):
@@ -25,6 +45,8 @@ class SampleSource(Dataset):
     def __init__(self, shards: ShardSet, processor: Process, limit: int | None = None) -> None:
         self.shards, self.processor = shards, processor
         self.limit = min(limit or len(shards), len(shards))
+        self.features: Callable[[int], Tensor] | None = None
+        """Encoded frames by sample number, in place of the stored ones."""
 
     def __len__(self) -> int:
         return self.limit
@@ -35,14 +57,40 @@ class SampleSource(Dataset):
         for step in range(min(REPLACEMENT_TRIES, len(self))):
             candidate = (number + step) % len(self)
             try:
-                return self.processor(self.shards.read(candidate)), skips
-            except (DataError, OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # damaged bytes
+                return self._sample(candidate), skips
+            except DAMAGE as error:
                 skips.append(skipped_from(*self.shards.locate(candidate), error))
                 last = error
         raise DataError(
             f"{len(skips)} samples in a row cannot be used, beginning with {skips[0].key} in {skips[0].shard} "
             f"({skips[0].reason}); run the same `tstar shard` again"
         ) from last
+
+    def _sample(self, number: int) -> Sample:
+        if self.features is None:
+            return self.processor(self.shards.read(number))
+        features = self.features(number)
+        return self.processor(self.shards.read(number, with_frames=False), features)
+
+    def clips(self, numbers: range) -> Iterator[Tensor | int | str]:
+        """What there is to encode of each sample.
+
+        Yields:
+            Its frames, uint8 [M, 3, S, S]; or the number of an earlier one of ``numbers`` with the same stored frames, byte
+            for byte; or, of a damaged one, the reason.
+        """
+        assert isinstance(self.processor, Processor)
+        seen: dict[bytes, int] = {}
+        for number in numbers:
+            clip: Tensor | int | str
+            try:
+                raw = self.shards.read(number)
+                stored = hashlib.blake2b(b"".join(len(f).to_bytes(8, "little") + f for f in raw.frames)).digest()
+                clip = seen[stored] if stored in seen else self.processor.frames(raw)
+                seen.setdefault(stored, number)
+            except DAMAGE as error:
+                clip = skipped_from(*self.shards.locate(number), error).reason
+            yield clip
 
 
 @dataclass
@@ -212,6 +260,9 @@ class ClipDataModule(LightningDataModule):
         num_workers: loader processes; 0 reads in the training process. Does not change the order.
         seed: of the order.
         damaged_shards: "error" refuses to start with a truncated or missing shard, "skip" leaves it out.
+        features: folder that keeps what the frozen encoder makes of the frames, encoded before the first step; none encodes
+            them anew at every step. Takes frames x patches x d_vision x 2 bytes (float16) of disk.
+        features_dtype: number format of what is kept, "float16" or "float32".
     """
 
     def __init__(
@@ -225,6 +276,8 @@ class ClipDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         damaged_shards: Literal["error", "skip"] = "error",
+        features: str | None = None,
+        features_dtype: Literal["float16", "float32"] = "float16",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -241,6 +294,26 @@ class ClipDataModule(LightningDataModule):
         val_set = ShardSet(val_shards, skip_damaged=skip) if val_shards else None
         self.val_source = SampleSource(val_set, processor) if val_set else None
         self.damaged = self.train_source.shards.damaged + (val_set.damaged if val_set else [])
+        self.features, self.features_dtype = features, features_dtype
+        self.cache: FeatureCache | None = None
+        """Given by who trains; without it frames are decoded, whatever ``features`` says."""
+        self.prepare_data_per_node = False
+
+    def _sources(self) -> list[SampleSource]:
+        return [source for source in (self.train_source, self.val_source) if source is not None]
+
+    def prepare_data(self) -> None:
+        """Encode what the cache lacks; in the first process, while the others wait."""
+        if self.cache is not None:
+            device = self.trainer.strategy.root_device if self.trainer is not None else None
+            for source in self._sources():
+                self.cache.fill(source.shards.parts(source.limit), source.clips, device)
+
+    def setup(self, stage: str) -> None:
+        """From here on samples come with features, where there is a cache."""
+        if self.cache is not None:
+            for source in self._sources():
+                source.features = self.cache.open(source.shards.parts(source.limit))
 
     def _settings(self) -> LoaderSettings:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

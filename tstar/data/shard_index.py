@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,17 @@ class RawSample:
     """The JSON: id, modality, source, timestamps (s), duration (s), conversations, checksum."""
     frames: tuple[bytes, ...]
     """Encoded frames in time order; one for a picture, none for text."""
+
+
+class ShardPart(NamedTuple):
+    """One tar of a set."""
+
+    digest: str
+    """sha256 of the tar, by its manifest."""
+    numbers: range
+    """Running numbers of its samples."""
+    frames: int
+    """Stored frames of all of them."""
 
 
 def index_paths(shard: Path) -> tuple[Path, Path]:
@@ -133,6 +144,7 @@ class ShardSet:
     def __init__(self, folders: Sequence[str | Path], *, skip_damaged: bool = False) -> None:
         self.shards: list[Path] = []
         self.damaged: list[str] = []
+        self._digests: list[str] = []
         self._members: list[np.ndarray] = []
         self._samples: list[np.ndarray] = []
         digest = hashlib.sha256()
@@ -149,6 +161,7 @@ class ShardSet:
                 self.shards.append(shard)
                 self._members.append(members)
                 self._samples.append(samples)
+                self._digests.append(entry["sha256"])
                 digest.update(f"{entry['sha256']}\n".encode())
         self.digest = digest.hexdigest()
         self._starts = np.cumsum([0, *map(len, self._samples)])
@@ -184,13 +197,28 @@ class ShardSet:
         """One column of the sample index over the whole set: "modality", "frames" or "words"."""
         return np.concatenate([samples[name] for samples in self._samples])
 
+    def parts(self, limit: int) -> list[ShardPart]:
+        """The tars that hold the first ``limit`` samples."""
+        bounds = [int(start) for start in self._starts]
+        rows = zip(self._digests, bounds, bounds[1:], self._samples, strict=False)
+        return [
+            ShardPart(digest, range(start, end), int(samples["frames"].sum(dtype=np.int64)))
+            for digest, start, end, samples in rows
+            if start < limit
+        ]
+
     def locate(self, number: int) -> tuple[Path, str]:
         """Shard and key of a sample."""
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self.shards[shard], self._samples[shard][number - self._starts[shard]]["key"].decode(errors="replace")
 
-    def read(self, number: int) -> RawSample:
-        """Fetch one sample by offset; :class:`DataError` says what is wrong with a damaged one."""
+    def read(self, number: int, *, with_frames: bool = True) -> RawSample:
+        """Fetch one sample by offset; :class:`DataError` says what is wrong with a damaged one.
+
+        Args:
+            number: of the sample.
+            with_frames: False reads its JSON alone.
+        """
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         row = self._samples[shard][number - self._starts[shard]]
         meta: dict[str, Any] | None = None
@@ -198,6 +226,8 @@ class ShardSet:
         first = int(row["first"])
         size = os.fstat(self._descriptor(shard)).st_size
         for member in self._members[shard][first : first + int(row["members"])]:
+            if not with_frames and member["field"] != b"json":
+                continue
             if int(member["offset"]) + int(member["size"]) > size:
                 raise DataError("the index points past the end of the shard")
             data = os.pread(self._descriptor(shard), int(member["size"]), int(member["offset"]))
@@ -208,7 +238,7 @@ class ShardSet:
                 meta = json.loads(data)
             else:
                 frames.append(data)
-        if meta is None or len(frames) != len(meta["timestamps"]):
+        if meta is None or (with_frames and len(frames) != len(meta["timestamps"])):
             raise DataError("the sample is incomplete")
         check_turns(meta["conversations"], "conversation")
         return RawSample(meta, tuple(frames))

@@ -28,13 +28,17 @@ class VideoLMM(nn.Module):
         """Clips to what the language model sees of them.
 
         Args:
-            frames: uint8, [sum(M), 3, S, S], clips end to end.
+            frames: uint8, [sum(M), 3, S, S], clips end to end; or the encoder's features of them, float, [sum(M), N, d_vision].
             frame_counts: M of each clip; 0 for a sample without one.
 
         Returns:
             [T, D] of each clip.
         """
-        return self.compressor(self.encoder(frames), frame_counts)
+        known = frames.is_floating_point()
+        features = (
+            frames.to(next(self.encoder.parameters()).dtype) if known else self.encoder(frames)
+        )  # [sum(M), N, d_vision]
+        return self.compressor(features, frame_counts)
 
     def forward(
         self, frames: Tensor, frame_counts: list[int], input_ids: Sequence[Tensor], labels: Sequence[Tensor]
@@ -42,7 +46,7 @@ class VideoLMM(nn.Module):
         """Mean loss over the supervised tokens of the batch, and their number.
 
         Args:
-            frames: uint8, [sum(M), 3, S, S].
+            frames: uint8, [sum(M), 3, S, S], or features, as :meth:`visual_tokens` takes them.
             frame_counts: M of each sample; 0 for text.
             input_ids: [L] of each sample, with a ``VISUAL`` id where the visual tokens go.
             labels: [L] of each sample.

@@ -8,7 +8,7 @@ RECIPE ?= two_stage
 # The constraint keeps torch at a release that has its torchvision; see pyproject.toml.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env miniature fit validate test test-all check format bench-operators clean
+.PHONY: help env miniature miniature-models fit validate report-miniature test test-all check format bench-operators clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -20,11 +20,24 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
-miniature: env ## generate the miniature world, its shards and its frozen models
+miniature: env ## generate the miniature world and its shards
 	$(BIN)/tstar miniature --out $(WORLD)
+
+miniature-models: env ## train the miniature's frozen parts again (they come with tstar; goes on where it was stopped)
+	$(BIN)/tstar miniature-models
 
 fit: miniature ## the main job: train and evaluate a miniature TSTAR end to end (goes on where it was stopped)
 	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $$(test -d runs/$(RECIPE) && echo --ckpt)
+
+SEEDS ?= 0 1 2
+REPORTED := $(foreach recipe,two_stage unified,$(foreach seed,$(SEEDS),$(recipe)-$(seed)))
+
+report-miniature: miniature ## both protocols with three seeds, at one, two and three times the training frames, into reports/miniature/ (hours; goes on where it was stopped)
+	set -e; for run in $(REPORTED); do \
+	  $(BIN)/tstar fit --config stages/$${run%-*}.yaml --name $$run --seed_everything $${run#*-} --data.seed $${run#*-} $$(test -d runs/$$run && echo --ckpt); \
+	  for frames in 48 72; do $(BIN)/tstar validate --ckpt runs/$$run --max-frames $$frames --no-baselines; done; \
+	done
+	$(BIN)/tstar report $(addprefix runs/,$(REPORTED)) --out reports/miniature
 
 validate: env ## evaluate the newest checkpoint of the run again
 	$(BIN)/tstar validate --ckpt runs/$(RECIPE)

@@ -5,19 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tstar.data.conversations import get_template
-from tstar.data.miniature import plain_captions, text_documents
+from tstar.data.miniature import COURSES, lessons
+from tstar.data.miniature.captioned import GROUP, captioned_group, draw
+from tstar.data.miniature.seeds import item_rng
 from tstar.errors import TstarError
 from tstar.language import HFCausalLM, LanguageConfig
-from tstar.language.miniature import build_miniature_language
-from tstar.vision.miniature import build_miniature_encoder
+from tstar.language.miniature import Reading, train_miniature_language
+from tstar.vision.miniature import Gallery, train_miniature_encoder
 
 torch.set_num_threads(1)  # with tensors this small, threads wait for one another more than they work
 
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
-    """The miniature world at its tiny scale: videos, shards, suites and the two frozen parts. Not to be written to."""
+    """The miniature world at its tiny scale: videos, shards, and suites. Not to be written to."""
     from tstar.cli.main import main
 
     out = tmp_path_factory.mktemp("world") / "tiny"
@@ -28,20 +29,42 @@ def tiny_world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def language_documents() -> list:
     """Documents of the miniature language model's training, few of them."""
-    count = 40
-    chat, plain = get_template("miniature"), get_template("plain")
-    captions = [
-        ({"from": "human", "value": ""}, {"from": "gpt", "value": text}) for text in plain_captions(count // 4, 0)
-    ]
-    return [chat.pieces(turns) for turns in text_documents(count, 0)] + [plain.pieces(turns) for turns in captions]
+    return lessons(COURSES["short"], 40, 0, "tests")
 
 
 @pytest.fixture(scope="session")
-def miniature_parts(tmp_path_factory, language_documents) -> Path:
+def captioned_pictures() -> tuple:
+    """Pictures and captions of the miniature encoder's training, eight groups of them."""
+    return draw([pair for k in range(8) for pair in captioned_group(item_rng(0, "tests", k), "train")])
+
+
+@pytest.fixture(scope="session")
+def make_vision(captioned_pictures):
+    """A function that trains the miniature's encoder for a few steps into a folder; returns what the training leaves."""
+
+    def make(out: Path, steps: int = 3, **settings):
+        settings = {"groups_per_step": 4, "seed": 0, **settings}
+        return train_miniature_encoder(out, [Gallery(*captioned_pictures, steps)], group=GROUP, **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_language(language_documents):
+    """A function that trains the miniature's language model for a few steps into a folder; returns what the training leaves."""
+
+    def make(out: Path, steps: int = 2, **settings):
+        return train_miniature_language(out, [Reading(language_documents, steps, 8)], **{"seed": 0, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def miniature_parts(tmp_path_factory, make_vision, make_language) -> Path:
     """A folder with ``vision`` and ``language``, the miniature's frozen parts, hardly trained. Not to be written to."""
     out = tmp_path_factory.mktemp("parts")
-    build_miniature_encoder(out / "vision", seed=0)
-    build_miniature_language(out / "language", language_documents, steps=2, batch_size=8, seed=0)
+    make_vision(out / "vision")
+    make_language(out / "language")
     return out
 
 

@@ -28,10 +28,12 @@ SMALL = [
     "--run.checkpoint_every_n_steps=1",
     "--run.progress_every_n_steps=1",
     "--trainer.log_every_n_steps=1",
+    "--trainer.max_epochs=1",
+    "--trainer.check_val_every_n_epoch=1",
     "--data.batch_size=4",
     "--evaluation.max_frames=4",
     "--evaluation.validation_items=4",
-    "--stages.video_sft.data.batch_size=6",
+    "--stages.video_sft.data.batch_size=2",  # long enough to be killed in it
 ]
 # one thread: with several, the math library may split its sums differently under load, in the last bit
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -39,10 +41,13 @@ STAGES = ["projector", "image_sft", "align", "video_sft"]
 
 
 @pytest.fixture
-def workplace(tmp_path, tiny_world, monkeypatch):
-    """A folder in which the committed recipes find their files: the tiny world in place of the default one."""
-    (tmp_path / "data_shards").mkdir()
-    (tmp_path / "data_shards" / "miniature").symlink_to(tiny_world)
+def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
+    """A folder in which the committed recipes find their files: a tiny world and hardly trained parts."""
+    (tmp_path / "data_shards" / "miniature").mkdir(parents=True)
+    for path in tiny_world.iterdir():  # one by one: features are written beside them
+        (tmp_path / "data_shards" / "miniature" / path.name).symlink_to(path)
+    (tmp_path / "tstar" / "pretrained").mkdir(parents=True)
+    (tmp_path / "tstar" / "pretrained" / "miniature").symlink_to(miniature_parts)
     for name in ("stages", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -99,6 +104,14 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
             places = (out / "eval" / tag, run / "eval")
             again, first = (json.loads((place / f"{suite}.{mode}.json").read_text()) for place in places)
             assert again["aggregate"] == first["aggregate"]
+
+    record = json.loads((run / "eval" / "evaluation.json").read_text())
+    assert record["settings"]["max_frames"] == 4
+    assert record["seconds"] > 0
+    assert main(["report", str(run), "--out", "page"]) == 0
+    told = (workplace / "page" / "README.md").read_text()
+    assert told.endswith("## What is missing\n\nNothing.\n")
+    assert len(list((workplace / "page").glob("*.png"))) == 5
 
     finished = fit("--name", "whole", "--ckpt")
     assert finished.returncode == 0, finished.stderr
@@ -200,7 +213,11 @@ def test_the_link_from_model_to_data_carries_this_stages_processor(workplace):
         ([("model.init_args.init_from.compressor", "projektor")], "neither an earlier stage nor a weights file"),
         ([("trainer.accelerator", "gpu")], "gpu"),
         (
-            [("trainer.val_check_interval", "1000"), ("data.val_shards", "[data_shards/miniature/shards/video_val]")],
+            [
+                ("data.batch_size", "4"),
+                ("trainer.val_check_interval", "1000"),
+                ("data.val_shards", "[data_shards/miniature/shards/video_val]"),
+            ],
             "val_check",
         ),
         ([("trainer.fast_dev_run", "true")], "data.limit"),
@@ -235,6 +252,7 @@ def test_a_damaged_sample_is_skipped_counted_and_listed_and_training_goes_on(wor
     data[data.index(b"\xff\xd8\xff") + 40] ^= 0xFF  # inside the first picture
     shard.write_bytes(data)
     arguments = ["fit", "--config", "stages/align.yaml", "--data.shards", "[hurt]", "--data.batch_size", "4"]
+    arguments += ["--trainer.max_epochs", "1"]
     assert main([*arguments, "--evaluation.benchmarks", "{}"]) == 0
     told = capsys.readouterr().err
     assert "1 damaged samples were skipped" in told

@@ -12,9 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def workplace(tmp_path, tiny_world, monkeypatch):
-    (tmp_path / "data_shards").mkdir()
-    (tmp_path / "data_shards" / "miniature").symlink_to(tiny_world)
+def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
+    (tmp_path / "data_shards" / "miniature").mkdir(parents=True)
+    for path in tiny_world.iterdir():  # one by one: features are written beside them
+        (tmp_path / "data_shards" / "miniature" / path.name).symlink_to(path)
+    (tmp_path / "tstar" / "pretrained").mkdir(parents=True)
+    (tmp_path / "tstar" / "pretrained" / "miniature").symlink_to(miniature_parts)
     for name in ("stages", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -22,7 +25,8 @@ def workplace(tmp_path, tiny_world, monkeypatch):
 
 
 def fit(*arguments, recipe="align"):
-    plain = ["--data.batch_size", "4", "--evaluation.benchmarks", "{}", "--run.progress_every_n_steps", "100"]
+    plain = ["--data.batch_size", "4", "--data.features", "null", "--trainer.max_epochs", "1"]
+    plain += ["--evaluation.benchmarks", "{}", "--run.progress_every_n_steps", "100"]
     return main(["fit", "--config", f"stages/{recipe}.yaml", *plain, *arguments])
 
 
@@ -38,7 +42,8 @@ def test_features_are_filled_once_and_told_in_a_line(workplace, capsys):
     assert fit("--name", "kept", "--data.features", "kept", *every) == 0
     (line,) = re.findall(r"^ +features: .*$", capsys.readouterr().out, re.MULTILINE)
     assert re.search(r"24 samples, 24 different frames, 24 encoded in \d+\.\d s; 0\.2 MiB in kept/[0-9a-f]{32}$", line)
-    assert losses("kept") == pytest.approx(losses("plain"), rel=1e-5)
+    # 1.4e-5 was measured: features are kept in 16 bits
+    assert losses("kept") == pytest.approx(losses("plain"), rel=1e-4)
     assert fit("--name", "again", "--data.features", "kept") == 0
     assert "all there before" in capsys.readouterr().out
 

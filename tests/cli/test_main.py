@@ -8,7 +8,7 @@ import pytest
 
 from tstar.cli.main import main
 
-COMMANDS = ["fit", "validate", "shard", "miniature", "score"]
+COMMANDS = ["fit", "validate", "shard", "miniature", "miniature-models", "score", "report"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -37,6 +37,7 @@ def test_help_does_not_pay_for_torch():
         (["shard", "x.json"], "--out"),
         (["shard", "x.json", "--out", "o", "--qality", "3"], "unknown argument --qality"),
         (["miniature", "--scale", "huge"], "--scale"),
+        (["miniature-models", "--scale", "huge"], "--scale"),
         (["validate"], "--ckpt"),
         ([], ""),
     ],

@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from tstar.data.miniature import MLVU_ANSWER_START, SCALES, plain_captions, text_documents
+from tstar.data.miniature import COURSES, MLVU_ANSWER_START, SCALES, lessons
 from tstar.data.miniature.prompts import pick_count, pick_order, pick_total
 from tstar.data.miniature.seeds import item_rng
 from tstar.data.miniature.world import _annotation_texts, item_keys, plan
@@ -90,15 +90,16 @@ def test_every_word_of_the_suites_occurs_in_training(files, vnbench, mlvu, video
     asked += [r["question"] + " " + " ".join(r["candidates"]) for rows in mlvu.values() for r in rows]
     asked += [record["question"] for *_, record in tempcompass]
     assert set().union(*map(words_of, asked)) <= trained
-    text = {w for document in text_documents(3000, seed=0) for turn in document for w in words_of(turn["value"])}
+    written = lessons(COURSES["whole"], 3000, 0, "words")
+    text = {word for pieces in written for piece, _ in pieces for word in words_of(piece)}
     assert set().union(*map(words_of, asked)) <= text
 
 
 def test_vnbench_records(vnbench):
-    assert len(vnbench) == 8 * 9 * 4
+    assert len(vnbench) == 10 * 9 * 4
     types = {f"{a}_{b}" for a in ("ret", "ord", "cnt") for b in ("edit1", "insert1")}
     types |= {"ret_insert2", "ord_insert2", "cnt_edit2"}
-    assert Counter(r["type"] for r in vnbench) == dict.fromkeys(types, 32)
+    assert Counter(r["type"] for r in vnbench) == dict.fromkeys(types, 40)
     for r in vnbench:
         assert re.fullmatch(rf"\./VNBench/hay\d{{4}}_{r['type']}\.mp4", r["video"])
         assert len(r["options"]) == len(set(r["options"])) == 4
@@ -119,7 +120,7 @@ def test_vnbench_records(vnbench):
 def test_the_four_tries_are_the_published_rearrangement(vnbench):
     letters = {"A": "AADC", "B": "BCAD", "C": "CDCB", "D": "DBBA"}  # right letters over tries 0-3 by the base answer
     videos = {r["video"] for r in vnbench}
-    assert len(videos) == 72
+    assert len(videos) == 90
     for video in videos:
         tries = sorted((r for r in vnbench if r["video"] == video), key=lambda r: r["try"])
         assert [r["try"] for r in tries] == [0, 1, 2, 3]
@@ -133,7 +134,7 @@ def test_mlvu_records(mlvu):
     kinds["7_topic_reasoning"] = "topic_reasoning"
     assert set(mlvu) == set(kinds)
     for task, rows in mlvu.items():
-        assert len(rows) == 12
+        assert len(rows) == 20
         for row in rows:
             assert set(row) == {"video", "duration", "question", "candidates", "answer", "question_type"}
             assert row["question_type"] == kinds[task]
@@ -142,7 +143,7 @@ def test_mlvu_records(mlvu):
 
 
 def test_videomme_records(videomme):
-    assert len({row["question_id"] for row in videomme}) == len(videomme) == 72
+    assert len({row["question_id"] for row in videomme}) == len(videomme) == 108
     span = {"short": (3, 5), "medium": (8, 13), "long": (15, 26)}
     for row in videomme:
         assert row["question_id"].rsplit("-")[0] == row["video_id"]
@@ -151,13 +152,13 @@ def test_videomme_records(videomme):
         assert row["answer"] in "ABCD"
         assert row["duration"] in span
         assert {"domain", "sub_category", "url", "videoID", "task_type", "question"} <= set(row)
-    assert Counter(row["duration"] for row in videomme) == dict.fromkeys(span, 24)
+    assert Counter(row["duration"] for row in videomme) == dict.fromkeys(span, 36)
 
 
 def test_videomme_durations(files):
     span = {"short": (2.9, 5.1), "medium": (8, 13), "long": (15, 26)}
     scenes = [scene for scene in files["annotations/scenes.jsonl"] if "mini-videomme" in scene["path"]]
-    assert len(scenes) == 24
+    assert len(scenes) == 36
     for scene in scenes:
         low, high = span[scene["path"].split("_")[1]]
         assert low <= scene["frames"] / scene["fps"] <= high
@@ -166,7 +167,7 @@ def test_videomme_durations(files):
 def test_tempcompass_records(files, tempcompass):
     meta = files["benchmarks/mini-tempcompass/meta_info.json"]
     assert {dim for _, dim, _ in tempcompass} == {"action", "direction", "speed", "order", "attribute_change"}
-    assert len(tempcompass) == 90
+    assert len(tempcompass) == 8 * 18
     for video, dim, record in tempcompass:
         _, *options = record["question"].split("\n")
         assert [option[:3] for option in options] == ["A. ", "B. ", "C. ", "D. "]
@@ -188,7 +189,7 @@ def test_clips_made_from_one_another_have_conflicting_answers(tempcompass):
         elif f"{stem}_concat_0" in answers:
             assert len(set(answers.values())) == 4
             conflicts += 1
-    assert conflicts >= 5 * 5
+    assert conflicts >= 5 * 8
 
 
 def share_of_letters(letters):
@@ -204,14 +205,66 @@ def test_right_letters_are_balanced(files, vnbench, mlvu, videomme, tempcompass)
         "tempcompass": [record["answer"][0] for *_, record in tempcompass],
     }
     for suite, letters in suites.items():
-        assert max(share_of_letters(letters).values()) <= (0.25 if suite != "tempcompass" else 0.3), suite
-    trained = []
-    for record in (*files["annotations/video_sft.json"], *files["annotations/image_sft.json"]):
-        for turn in record["conversations"][1::2]:
-            found = re.fullmatch(r"([A-D])|Best Option: \(([A-D])\) .+", turn["value"])
-            trained += [found[1] or found[2]] if found else []
-    assert len(trained) > 4000
-    assert all(abs(share - 0.25) < 0.02 for share in share_of_letters(trained).values())
+        # mini-vnbench's 90 videos are no multiple of 4
+        most = {"vnbench": 0.26, "tempcompass": 0.3}.get(suite, 0.25)
+        assert max(share_of_letters(letters).values()) <= most, suite
+
+
+def right_letters(record):
+    """The letters that a conversation's answers give, in order."""
+    found = (re.fullmatch(r"([A-D])|Best Option: \(([A-D])\) .+", t["value"]) for t in record["conversations"][1::2])
+    return [match[1] or match[2] for match in found if match]
+
+
+@pytest.mark.parametrize("name", ["video_sft", "image_sft"])
+def test_a_trained_letter_tells_nothing_about_another(files, name):
+    """Shares, and a chi-square test with 9 degrees of freedom (0.1 %: 27.9) of letters one and two rounds apart."""
+    talks = [right_letters(record) for record in files[f"annotations/{name}.json"]]
+    letters = [letter for talk in talks for letter in talk]
+    assert len(letters) > 5000
+    assert all(0.22 < share < 0.28 for share in share_of_letters(letters).values())
+    for apart in (1, 2):
+        pairs = Counter(pair for talk in talks for pair in zip(talk, talk[apart:], strict=False))
+        total = sum(pairs.values())
+        assert total > 1500
+        first, then = (Counter() for _ in range(2))
+        for (a, b), number in pairs.items():
+            first[a] += number
+            then[b] += number
+        expected = {(a, b): first[a] * then[b] / total for a in "ABCD" for b in "ABCD"}
+        assert sum((pairs[key] - number) ** 2 / number for key, number in expected.items()) < 27.9
+
+
+def bare(question):
+    """A question without its options and the words around them."""
+    return re.sub(r"<image>\n|Carefully.*\n|Question: |Select .*\n", "", question).split("\n")[0]
+
+
+def test_a_video_has_one_conversation_of_four_to_six_questions(files):
+    records = files["annotations/video_sft.json"]
+    assert [record["video"] for record in records] == [f"videos/{k:06d}.mp4" for k in range(len(records))]
+    numbers, ways, described = Counter(), Counter(), 0
+    for record in records:
+        human, gpt = record["conversations"][::2], record["conversations"][1::2]
+        asked = [bare(turn["value"]) for turn in human]
+        telling = [
+            k for k, text in enumerate(asked) if re.search(r"[Dd]escribe|What happens in the video|caption", text)
+        ]
+        assert telling in ([], [len(asked) - 1])  # the answers would be read off it if it came before
+        described += len(telling)
+        if telling:
+            assert gpt[-1]["value"].endswith(".")
+            asked.pop()
+        numbers[len(set(asked))] += 1
+        for text in set(asked):
+            places = [k for k, other in enumerate(asked) if other == text]
+            lettered = ["\n" in human[k]["value"].removeprefix("<image>\n") for k in places]
+            assert lettered in ([True], [False], [False, True])  # first openly, then its letter
+            assert places in ([places[0]], [places[0], places[0] + 1])
+            ways[tuple(lettered)] += 1
+    assert set(numbers) <= {2, 3, 4, 5, 6}  # a topic has no more than two
+    assert abs(described / len(records) - 1 / 3) < 0.05
+    assert min(ways.values()) > 0.15 * sum(ways.values())
 
 
 def test_training_asks_in_all_four_formats_and_openly(files):
@@ -296,40 +349,3 @@ def test_what_a_question_mentions_does_not_give_its_answer_away(files):
         if total > 150:
             chance = 1 / (4 if "way" in text else 8)
             assert max(tally.values()) / total < chance + 0.12, (text, tally)
-
-
-def test_text_documents_are_reproducible_and_need_no_picture():
-    documents = text_documents(60, seed=3)
-    assert text_documents(20, seed=3) == documents[:20]
-    assert text_documents(20, seed=4) != documents[:20]
-    for document in documents:
-        assert [turn["from"] for turn in document] == ["human", "gpt"] * (len(document) // 2)
-        assert "<image>" not in document[0]["value"]
-        assert "\n" in document[0]["value"]
-
-
-def test_text_documents_hold_what_their_answers_need():
-    """Open answers can be read off the words."""
-    checked = 0
-    for document in text_documents(1500, seed=0):
-        words, first = document[0]["value"].split("\n", 1)
-        for human, gpt in zip(document[::2], document[1::2], strict=True):
-            asked = first if human is document[0] else human["value"]
-            if (
-                asked.startswith(("What is the secret word?", "Which shape appears", "What colour"))
-                and "\n" not in asked
-            ):
-                assert re.search(rf"\b{gpt['value']}\b", words), document
-                checked += 1
-            if asked.startswith("How many times does the ") and "\n" not in asked:
-                thing = asked.removeprefix("How many times does the ").removesuffix(" appear?")
-                assert words.count(thing) == int(gpt["value"])
-                checked += 1
-    assert checked > 100
-
-
-def test_captions():
-    captions = plain_captions(200, seed=0)
-    assert plain_captions(50, seed=0) == captions[:50]
-    assert all(caption.endswith(".") and "\n" not in caption for caption in captions)
-    assert len(set(captions)) > 150

@@ -8,7 +8,16 @@ import pytest
 
 from tstar.errors import DataError
 from tstar.evaluation import Report, compare, get_benchmark, score
-from tstar.evaluation.statistics import Cell, aggregate, bootstrap_intervals, exactly, mcnemar_exact, paired_differences
+from tstar.evaluation.statistics import (
+    Cell,
+    aggregate,
+    bootstrap_intervals,
+    exactly,
+    mcnemar_exact,
+    mean_difference,
+    mean_interval,
+    paired_differences,
+)
 
 
 def singles(hits, stratum=""):
@@ -140,3 +149,25 @@ def test_reports_on_other_items_or_rules_are_not_compared():
         compare(first, score("tempcompass", clips, {}, rules="strict"))
     with pytest.raises(DataError, match=r"not a report written by Report\.to_json"):
         Report.from_json('{"items": [{"id": "x"}]}')
+
+
+def test_the_mean_over_suites_has_the_interval_of_independent_suites():
+    """Normal approximation of a mean of two independent proportions; equal clusters' names must not tie the suites together."""
+    n, p, q = 900, 0.3, 0.6
+    suites = {"a": singles([i < n * p for i in range(n)]), "b": singles([i < n * q for i in range(n)])}
+    low, high = mean_interval(suites, resamples=6000)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt((p * (1 - p) + q * (1 - q)) / n) / 2
+    centre = (p + q) / 2
+    assert (low, high) == (pytest.approx(centre - half, abs=0.08 * half), pytest.approx(centre + half, abs=0.08 * half))
+
+
+def test_the_difference_of_the_mean_over_suites_is_paired_within_each():
+    """One in ten questions gained, none lost: each suite's difference is a proportion of 0.1, their mean's variance half."""
+    n = 900
+    before, after = singles([i < 300 for i in range(n)]), singles([i < 390 for i in range(n)])
+    found = mean_difference({"a": (before, after), "b": (before, before)}, resamples=6000)
+    assert (found.first, found.second) == (pytest.approx(1 / 3), pytest.approx((39 / 90 + 1 / 3) / 2))
+    assert found.difference == pytest.approx(0.05)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(0.1 * 0.9 / n) / 2
+    assert found.interval == (pytest.approx(0.05 - half, abs=0.08 * half), pytest.approx(0.05 + half, abs=0.08 * half))
+    assert found == mean_difference({"a": (before, after), "b": (before, before)}, resamples=6000)

@@ -88,7 +88,7 @@ def test_rows_without_a_key_or_with_an_unknown_mode_are_a_bug(tmp_path):
     store = PredictionStore(tmp_path / "x.jsonl")
     with pytest.raises(AssertionError, match="a prediction needs"):
         store.append({"id": "x"})
-    with pytest.raises(AssertionError, match="mode must be one of full, blind, single_frame, got 'half'"):
+    with pytest.raises(AssertionError, match="mode must be one of full, shuffled, single_frame, blind, got 'half'"):
         store.append(row(mode="half"))
     assert not store.path.exists()
 

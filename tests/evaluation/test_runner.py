@@ -13,8 +13,8 @@ from tstar.data.decoding import read_video
 from tstar.data.frame_sampling import FrameSampling
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation import get_benchmark
-from tstar.evaluation.prediction_store import FIELDS, prompt_sha
-from tstar.evaluation.runner import EvaluationConfig, SuiteRunner, batched, subset
+from tstar.evaluation.prediction_store import FIELDS, MODES, prompt_sha
+from tstar.evaluation.runner import EvaluationConfig, SuiteRunner, batched, shuffled_order, subset
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
 from tstar.vision import VisionConfig
@@ -246,22 +246,51 @@ def test_single_frame_gives_the_middle_one(stage, spy, config, tmp_path):
     assert {(row["visual_tokens"], row["frame_count"]) for row in rows_of(tmp_path, "single_frame")} == {(one, 1)}
 
 
+def test_shuffled_gives_the_same_frames_in_another_order_that_stays(stage, spy, config, tmp_path):
+    SuiteRunner(stage, config, tmp_path / "one", "m").run(SUITE, "shuffled")
+    videos = sorted({item.media for item in items_of(config)})
+    first = list(spy.clips)
+    for media, clip in zip(videos, first, strict=True):
+        frames = read_video(f"{config.benchmarks[SUITE]}/{media}", FrameSampling(fps=1, max_frames=4)).frames
+        seen = clip.permute(0, 2, 3, 1).numpy()
+        assert sorted(f.tobytes() for f in seen) == sorted(f.tobytes() for f in frames)
+        if len({f.tobytes() for f in frames}) >= 3:
+            assert not np.array_equal(seen, frames)
+    assert {row["frames"] for row in rows_of(tmp_path / "one", "shuffled")} == {"shuffled 4 at 1 fps"}
+    config.benchmarks[SUITE] = str(shutil.copytree(config.benchmarks[SUITE], tmp_path / "elsewhere"))
+    SuiteRunner(stage, config, tmp_path / "two", "m").run(SUITE, "shuffled")
+    assert all(torch.equal(a, b) for a, b in zip(first, spy.clips[len(first) :], strict=True))
+
+
+def test_an_order_is_the_videos_own_and_never_times():
+    for count in (3, 4, 16):
+        orders = [shuffled_order(f"videos/{n}.mp4", range(count)) for n in range(60)]
+        assert all(sorted(order) == list(range(count)) for order in orders)
+        assert list(range(count)) not in orders
+        assert len({tuple(order) for order in orders}) > 4
+    assert shuffled_order("videos/7.mp4", range(8)) == [2, 5, 0, 1, 3, 7, 6, 4]  # the same in every process and version
+    assert shuffled_order("a.mp4", []) == []
+    assert shuffled_order("a.mp4", [0.0]) == [0]
+    assert {tuple(shuffled_order(f"{n}.mp4", [0.0, 1.0])) for n in range(30)} == {(0, 1), (1, 0)}
+    for n in range(60):  # two of three frames are the same one: swapping those changes nothing
+        times = [0.0, 1.0, 1.0, 2.0]
+        assert [times[k] for k in shuffled_order(f"{n}.mp4", times)] != times
+
+
 def test_modes_are_kept_apart(stage, spy, config, tmp_path):
     runner = SuiteRunner(stage, config, tmp_path, "m")
     for mode in config.modes:
         runner.run("mini-mlvu", mode)
-    assert sorted(p.name for p in (tmp_path / "mini-mlvu").iterdir()) == [
-        "blind.jsonl",
-        "full.jsonl",
-        "single_frame.jsonl",
-    ]
-    assert len(spy.prompts) == 3 * len(items_of(config, "mini-mlvu"))
+    assert sorted(p.stem for p in (tmp_path / "mini-mlvu").iterdir()) == sorted(MODES)
+    assert len(spy.prompts) == len(MODES) * len(items_of(config, "mini-mlvu"))
 
 
 def test_frames_are_brought_to_the_encoders_size(stage, tmp_path, monkeypatch, config):
     frames = np.random.default_rng(0).integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
-    monkeypatch.setattr("tstar.evaluation.runner.read_video", lambda *_: SimpleNamespace(frames=frames))
-    tensor, _ = SuiteRunner(stage, config, tmp_path, "m")._frames(tmp_path / "x.mp4", "full")
+    monkeypatch.setattr(
+        "tstar.evaluation.runner.read_video", lambda *_: SimpleNamespace(frames=frames, timestamps=(0.0, 1.0))
+    )
+    tensor, _ = SuiteRunner(stage, config, tmp_path, "m")._frames(tmp_path, "x.mp4", "full")
     assert (tensor.shape, tensor.dtype) == ((2, 3, 96, 96), torch.uint8)
     small = np.asarray(Image.fromarray(frames[1]).resize((96, 96), Image.Resampling.BICUBIC))
     assert np.abs(tensor[1].permute(1, 2, 0).numpy().astype(int) - small.astype(int)).max() <= 1
@@ -321,5 +350,5 @@ def test_settings_that_cannot_work_are_refused(settings, words, one_line):
 
 
 def test_baselines_can_be_left_out():
-    assert EvaluationConfig().modes == ("full", "blind", "single_frame")
+    assert EvaluationConfig().modes == ("full", "shuffled", "single_frame", "blind")
     assert EvaluationConfig(baselines=False).modes == ("full",)

@@ -233,7 +233,7 @@ class TestLoading:
         one_line(caught.value, str(folder), *words)
 
     def test_a_folder_that_is_not_there(self, tmp_path, one_line):
-        self.refused(tmp_path / "nothing", one_line, "tstar miniature")
+        self.refused(tmp_path / "nothing", one_line, "tstar miniature-models")
 
     def test_an_empty_folder(self, tmp_path, one_line):
         self.refused(tmp_path, one_line)
@@ -267,4 +267,4 @@ class TestLoading:
 
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-        assert LanguageConfig(path=str(folder), template="miniature").build().d_language == 128
+        assert LanguageConfig(path=str(folder), template="miniature").build().d_language == 160

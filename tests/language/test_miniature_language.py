@@ -8,17 +8,17 @@ import transformers
 
 from tstar.data.conversations import get_template
 from tstar.language import LanguageConfig
-from tstar.language.miniature import build_miniature_language
+from tstar.language.miniature import Reading, train_miniature_language
 
 
 def digests(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
-def test_it_is_the_same_every_time(miniature_parts, language_documents, tmp_path):
+def test_it_is_the_same_every_time(miniature_parts, make_language, tmp_path):
     state = torch.get_rng_state()
-    build_miniature_language(tmp_path / "again", language_documents, steps=2, batch_size=8, seed=0)
-    build_miniature_language(tmp_path / "other", language_documents, steps=2, batch_size=8, seed=1)
+    make_language(tmp_path / "again", seed=0)
+    make_language(tmp_path / "other", seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     again, other = digests(tmp_path / "again"), digests(tmp_path / "other")
     assert again == digests(miniature_parts / "language")
@@ -26,14 +26,12 @@ def test_it_is_the_same_every_time(miniature_parts, language_documents, tmp_path
     assert again["tokenizer.json"] == other["tokenizer.json"]
 
 
-def test_training_learns_the_answers(language_documents, tmp_path):
+def test_training_learns_the_answers(make_language, tmp_path):
     seen = []
-    first = build_miniature_language(tmp_path / "a", language_documents, steps=1, batch_size=8)
-    last = build_miniature_language(
-        tmp_path / "b", language_documents, steps=12, batch_size=8, progress=lambda done, total: seen.append(done)
-    )
-    assert last < first - 1
-    assert seen == list(range(1, 13))
+    history = make_language(tmp_path, 12, progress=lambda done, total: seen.append((done, total)))
+    assert history.recent(2) < history.losses[0] - 1
+    assert seen == [(done, 12) for done in range(1, 13)]
+    assert len(history.losses) == 12
 
 
 @pytest.mark.parametrize("text", ["A red star.\n(B) two  spaces", "ünïcode ✓ 日本", "", "<|user|>\nq<|end|>\n"])
@@ -68,6 +66,6 @@ def test_any_other_program_can_load_it(miniature_parts):
 
 
 def test_nothing_to_learn_from_is_refused(language_documents, tmp_path):
-    for documents, steps in (([], 1), (language_documents, 0)):
+    for readings in ([], [Reading([], 1)], [Reading(language_documents, 0)]):
         with pytest.raises(ValueError, match="at least one step"):
-            build_miniature_language(tmp_path, documents, steps=steps)
+            train_miniature_language(tmp_path, readings)

@@ -28,13 +28,13 @@ class Losses(Callback):
 
 
 @pytest.fixture(scope="session")
-def make_stage(tiny_world):
+def make_stage(miniature_parts):
     """A function that builds a stage from seed 0; ``lr`` and further optimizer settings, and those of the stage, by name."""
     quiet_libraries()
 
     def make(kind=VideoSFT, *, lr=1e-3, optimizer=None, models=None, seed=0, **settings):
         seed_everything(seed, verbose=False)
-        models = models or tiny_world / "models"
+        models = models or miniature_parts
         settings.setdefault("compressor", {"name": "mambamia", "preset": "tiny"})
         settings.setdefault("max_length", 768)
         return kind(

@@ -144,13 +144,11 @@ def test_pixels_are_scaled_with_the_models_own_mean_and_deviation(convnext):
     torch.testing.assert_close(tower.normalise(pixels), expected)
 
 
-def test_the_miniature_encoder_is_the_same_every_time(miniature_parts, tmp_path):
-    from tstar.vision.miniature import build_miniature_encoder
-
+def test_the_miniature_encoder_is_the_same_every_time(miniature_parts, make_vision, tmp_path):
     state = torch.get_rng_state()
     for name, seed in (("again", 0), ("other", 1)):
-        build_miniature_encoder(tmp_path / name, seed=seed)
-    assert torch.equal(torch.get_rng_state(), state)  # building draws from a generator of its own
+        make_vision(tmp_path / name, seed=seed)
+    assert torch.equal(torch.get_rng_state(), state)  # training draws from generators of its own
     again, other = ((tmp_path / n / "open_clip_model.safetensors").read_bytes() for n in ("again", "other"))
     assert again == (miniature_parts / "vision" / "open_clip_model.safetensors").read_bytes() != other
 
@@ -187,7 +185,7 @@ def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch, t
         ({"model": "ViT-L-14-363", "pretrained": "openai"}, ConfigError, ("unknown vision.model", "ViT-L-14-336")),
         ({"model": "ViT-L-14-336"}, ConfigError, ("vision.pretrained", "openai", "random")),
         ({"model": "ViT-B-32", "pretrained": "no_such_tag"}, DataError, ("ViT-B-32", "no_such_tag")),
-        ({"model": "no/such/folder"}, DataError, ("no/such/folder", "open_clip_config.json", "tstar miniature")),
+        ({"model": "no/such/folder"}, DataError, ("no/such/folder", "open_clip_config.json", "tstar miniature-models")),
         ({"model": "RN50", "pretrained": "random"}, ConfigError, ("RN50", "ModifiedResNet")),
     ],
 )

@@ -55,10 +55,18 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         from tstar.cli import score
 
         return score.run(arguments)
+    if arguments.command == "report":
+        from tstar.cli import report
+
+        return report.run(arguments)
     if arguments.command == "doctor":
         from tstar.cli import doctor
 
         return doctor.run(arguments)
+    if arguments.command == "miniature-models":
+        from tstar.cli import miniature_models
+
+        return miniature_models.run(arguments)
     from tstar.cli import miniature
 
     return miniature.run(arguments)
@@ -72,7 +80,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _add_validate(commands)
     _add_shard(commands)
     _add_miniature(commands)
+    _add_miniature_models(commands)
     _add_score(commands)
+    _add_report(commands)
     _add_doctor(commands)
     known = list(commands.choices)
     first = next((a for a in argv if not a.startswith("-")), None)
@@ -144,7 +154,7 @@ def _add_validate(commands: "argparse._SubParsersAction[Parser]") -> None:
     validate.add_argument("--rules", choices=("official", "strict"), help="whose scoring rules")
     validate.add_argument("--limit", type=int, metavar="N", help="about so many questions of each suite")
     validate.add_argument(
-        "--no-baselines", action="store_true", help="leave out the blind and the single-frame baseline"
+        "--no-baselines", action="store_true", help="leave out shuffled frames, single frame and blind"
     )
     validate.add_argument("--out", metavar="DIR", help="folder for predictions and report; default the run's")
     validate.add_argument("--json", action="store_true", help="print the table as JSON and nothing else")
@@ -180,9 +190,9 @@ def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_miniature(commands: "argparse._SubParsersAction[Parser]") -> None:
     miniature = commands.add_parser(
         "miniature",
-        help="generate the miniature world, its shards and its small frozen models",
-        description="Generate the miniature world: videos and pictures with ground truth, training sets as shards, four "
-        "evaluation suites, and the small frozen encoder and language model. What is there already is kept.",
+        help="generate the miniature world and its shards",
+        description="Generate the miniature world: videos and pictures with ground truth, training sets as shards, and four "
+        "evaluation suites. What is there already is kept.",
     )
     miniature.add_argument(
         "--out", default="data_shards/miniature", metavar="DIR", help="folder (default: %(default)s)"
@@ -192,6 +202,34 @@ def _add_miniature(commands: "argparse._SubParsersAction[Parser]") -> None:
     miniature.add_argument("--haystack-dir", metavar="DIR", help="your own videos as haystacks of mini-vnbench")
     miniature.add_argument("--workers", type=int, metavar="N", help="processes; default one a core")
     miniature.add_argument("--json", action="store_true", help="print a summary as JSON")
+
+
+def _add_miniature_models(commands: "argparse._SubParsersAction[Parser]") -> None:
+    models = commands.add_parser(
+        "miniature-models",
+        help="train the miniature's frozen parts again: encoder and language model",
+        description="Train the small frozen parts of the miniature from a fixed seed: an open_clip image-text model on generated "
+        "pictures with captions, and a language model on generated text. Both are examined on held-out scenes, and a model card "
+        "is written. The finished parts come with tstar, so nobody has to do this. The same command goes on after a stop.",
+    )
+    models.add_argument(
+        "--out",
+        default="tstar/pretrained/miniature",
+        metavar="DIR",
+        help="of the finished parts (default: %(default)s)",
+    )
+    models.add_argument(
+        "--work", default="runs/miniature-models", metavar="DIR", help="of unfinished ones (default: %(default)s)"
+    )
+    models.add_argument("--scale", choices=("default", "tiny"), default="default", help="size; tiny is for trials")
+    models.add_argument("--seed", type=int, default=0, help="of everything in it (default: %(default)s)")
+    models.add_argument("--part", action="append", choices=("vision", "language"), help="only this one (default: both)")
+    models.add_argument(
+        "--compile", action="store_true", help="compile the models first: quicker, needs a C++ compiler"
+    )
+    models.add_argument("--overwrite", action="store_true", help="train again what is finished in --out")
+    models.add_argument("--workers", type=int, metavar="N", help="processes that draw; default one a core")
+    models.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
 
 def _add_score(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -205,6 +243,19 @@ def _add_score(commands: "argparse._SubParsersAction[Parser]") -> None:
     score.add_argument("--responses", required=True, metavar="FILE", help='JSON Lines of {"id", "response"}')
     score.add_argument("--rules", default="official", choices=("official", "strict"), help="default: official")
     score.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
+    report = commands.add_parser(
+        "report",
+        help="tables, curves and examples of finished runs",
+        description="Write one page about finished runs: by recipe every seed with its baselines, intervals and differences, "
+        "other frame counts, categories, times, loss curves and examples. All is read from the runs; what they lack is listed.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs; seeds of one recipe are grouped")
+    report.add_argument("--out", required=True, metavar="DIR", help="folder of the page, results.json and pictures")
+    report.add_argument("--title", help="of the page")
+    report.add_argument("--json", action="store_true", help="print what results.json holds and nothing else")
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -5,7 +5,9 @@ import copy
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +94,7 @@ def evaluate_checkpoint(
         The table as plain data.
     """
     from tstar.cli.stage_cli import check_types
+    from tstar.evaluation.contrasts import suite_parts
     from tstar.evaluation.runner import EvaluationConfig
     from tstar.reports.run_report import write_report
     from tstar.stages.base import check_checkpoint
@@ -119,7 +122,9 @@ def evaluate_checkpoint(
         say(f"evaluating {path} on {', '.join(config.benchmarks)}")
     tag = evaluation_tag(standard, config, limit)
     changed = any(key.startswith("model.") for key, _ in settings or [])
+    begun = time.monotonic()
     callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed)
+    record_evaluation(out / "eval" / tag / "evaluation.json", callback.model, config, time.monotonic() - begun)
     sampling = f"{config.max_frames} frames at most, {config.fps:g} a second"
     report, table = write_report(out, tag, callback.reports, checkpoint=str(path), sampling=sampling)
     if not quiet:
@@ -127,7 +132,8 @@ def evaluate_checkpoint(
 
         Console(width=None if sys.stdout.isatty() else 140).print(table.to_rich())
         say(f"report: {report}")
-    return dataclasses.asdict(table)
+    parts = [dataclasses.asdict(part) for by_mode in callback.reports.values() for part in suite_parts(by_mode)]
+    return dataclasses.asdict(table) | {"categories": parts}
 
 
 def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", limit: int | None) -> str:
@@ -138,6 +144,20 @@ def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", lim
         if setting.name not in ("benchmarks", "batch_size") and value != getattr(standard, setting.name):
             parts.append(f"{setting.name}={value}")
     return "-".join([*parts, *([f"limit={limit}"] if limit else [])])
+
+
+def record_evaluation(path: Path, model: str, config: "EvaluationConfig", seconds: float) -> None:
+    """What was measured and what it took. One that asks the same again finds its answers stored: the first record stays."""
+    from tstar.cli.fit import peak_memory_mib
+    from tstar.stages.checkpoint_io import write_atomically
+
+    what = {"model": model, "settings": dataclasses.asdict(config)}
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if {key: before.get(key) for key in what} == what:
+        return
+    cost = {"seconds": round(seconds, 1), "peak_memory_mib": peak_memory_mib()}
+    record = {**what, **cost, "command": shlex.join(["tstar", *sys.argv[1:]])}
+    write_atomically(path, json.dumps(record, indent=1))
 
 
 def find_moved(recipe: dict[str, Any]) -> None:

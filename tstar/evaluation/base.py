@@ -150,6 +150,10 @@ class Benchmark(ABC):
     """Values that the comparison table has a column for."""
     in_mean: ClassVar[str]
     """The value that enters the mean over suites."""
+    breakdown: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Categories that tables break the suite down by, each with what its aggregates' names start with."""
+    category_names: ClassVar[Mapping[str, str]] = {}
+    """What tables call a category's values, where the annotations' own words do not say it."""
     uncounted: ClassVar[frozenset[str]] = frozenset()
     """Outcomes that the official rule leaves out of the denominator."""
 

@@ -34,6 +34,7 @@ class MLVU(Benchmark):
     main_values = ("m_avg",)
     columns = ("m_avg",)
     in_mean = "m_avg"
+    breakdown = (("task", ""),)
 
     def read(self, annotations: Any) -> list[Item]:
         """Items of one task file, of a folder of them (or its ``json`` folder), or of parsed lists.

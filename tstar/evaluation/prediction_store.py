@@ -14,8 +14,16 @@ from typing import Any
 from tstar.errors import DataError
 from tstar.evaluation.base import Item, Report
 
-MODES = ("full", "blind", "single_frame")
-"""All frames; the question without any; one frame."""
+MODE_LABELS = {
+    "full": "model",
+    "shuffled": "shuffled frames",
+    "single_frame": "single frame",
+    "blind": "blind (question only)",
+}
+"""What tables call the modes, from the one that is given most to the one that is given least."""
+MODES = tuple(MODE_LABELS)
+"""All frames; the same frames in a random order; one frame; the question without any."""
+BASELINES = MODES[1:]
 KEY = ("id", "prompt_sha", "model", "mode", "frames")
 _VERDICT = ("response", "extracted", "how", "correct", "category")
 FIELDS = ("id", "prompt_sha", *_VERDICT, "frames", "visual_tokens", "seconds", "error", "model", "mode")

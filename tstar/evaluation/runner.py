@@ -4,6 +4,7 @@ An answer is stored the moment it exists, so that an interrupted evaluation goes
 decoded gives failed items (response null), never a text that could be scored.
 """
 
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,13 +50,17 @@ class EvaluationConfig:
     rules: Literal["official", "strict"] = "official"
     """Whose scoring: the benchmark's own, accidents included, or one strict rule for all."""
     baselines: bool = True
-    """Also ask without the video (blind) and with its middle frame only, at the end."""
+    """At the end, also ask with the frames in a random order, with the middle frame only, and without the video (blind)."""
     validation_items: int = 32
     """Questions of each suite during training; 0 leaves the suites to the end."""
 
     def __post_init__(self) -> None:
         FrameSampling(fps=self.fps, max_frames=self.max_frames)
         check_rules(self.rules)
+        if not isinstance(self.benchmarks, dict):
+            raise ConfigError(
+                f"evaluation.benchmarks must give each suite its folder, or be {{}} for none; got {self.benchmarks}"
+            )
         for name in self.benchmarks:
             get_benchmark(name)
         for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("validation_items", 0)):
@@ -148,7 +154,8 @@ class SuiteRunner:
     def _frames_key(self, mode: str) -> str:
         sampled = f"{self.config.max_frames} at {self.config.fps:g} fps"
         sampled += f" by {self.config.decoder}" if self.config.decoder != "auto" else ""
-        return {"blind": "none", "single_frame": f"middle of {sampled}"}.get(mode, sampled)
+        apart = {"blind": "none", "single_frame": f"middle of {sampled}", "shuffled": f"shuffled {sampled}"}
+        return apart.get(mode, sampled)
 
     def _questions(
         self, items: list[Item], folder: Path, mode: str, store: PredictionStore, failed: list[Item]
@@ -161,7 +168,7 @@ class SuiteRunner:
         groups = [(media, list(own)) for media, own in by_media]
         device = self.stage.device
         with ThreadPoolExecutor(1) as pool:
-            decoded = (pool.submit(self._frames, folder / media, mode) for media, _ in groups)
+            decoded = (pool.submit(self._frames, folder, media, mode) for media, _ in groups)
             ahead = list(itertools.islice(decoded, 2))
             for _, own in groups:
                 clip = ahead.pop(0)
@@ -180,14 +187,18 @@ class SuiteRunner:
                 for item in own:
                     yield _Question(item, self._prompt(item, len(frames) > 0), visual, len(frames), dict(times))
 
-    def _frames(self, path: Path, mode: str) -> tuple[Tensor, float]:
+    def _frames(self, folder: Path, media: str, mode: str) -> tuple[Tensor, float]:
+        """What the model sees of a video in ``mode``, uint8 [M, 3, side, side], and the seconds that decoding took."""
         size = self.stage.lmm.encoder.image_size
         if mode == "blind":
             return frames_to_tensor([], size), 0.0
         begun = time.perf_counter()
-        frames = read_video(path, self.sampling, self.config.decoder).frames
+        clip = read_video(folder / media, self.sampling, self.config.decoder)
+        frames = clip.frames
         if mode == "single_frame":
             frames = frames[len(frames) // 2][None]
+        elif mode == "shuffled":
+            frames = frames[shuffled_order(media, clip.timestamps)]
         pixels = [to_square(frame, size, self.stage.resized) for frame in frames]
         return frames_to_tensor(pixels, size), round(time.perf_counter() - begun, 4)
 
@@ -227,6 +238,23 @@ class SuiteRunner:
                 **more,
             }
         )
+
+
+def shuffled_order(media: str, positions: Sequence[float]) -> list[int]:
+    """A random order of a video's frames, the same in every run, that shows them otherwise than time does.
+
+    Args:
+        media: path of the video below its suite's folder; its hash is the seed.
+        positions: when each frame is shown, [M]. With fewer than three different ones any order may come, time's too.
+
+    Returns:
+        Indices of the frames, [M].
+    """
+    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], "big"))
+    order = draw.permutation(len(positions))
+    while len(set(positions)) >= 3 and [positions[k] for k in order] == list(positions):
+        order = draw.permutation(len(positions))
+    return [int(k) for k in order]
 
 
 def subset(items: list[Item], limit: int | None) -> list[Item]:

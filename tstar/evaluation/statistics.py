@@ -91,6 +91,35 @@ def paired_differences(
     return result
 
 
+def mean_interval(
+    metrics: Mapping[str, Sequence[Cell]], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the plain mean of suites' aggregates; every suite's clusters are resampled on their own."""
+    draws = [
+        _resampled(cells, clusters, _draw(len(clusters), resamples, (seed, number)))
+        for number, cells in enumerate(metrics.values())
+        for clusters in [_cluster_index([cells])]
+    ]
+    return _quantiles(np.mean(draws, axis=0), level)
+
+
+def mean_difference(
+    pairs: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]],
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """``second - first`` of the mean over suites, from one (first, second) a suite; the two of a suite are drawn together."""
+    one, two = (math.fsum(aggregate(pair[side]) for pair in pairs.values()) / len(pairs) for side in (0, 1))
+    draws = []
+    for number, (first, second) in enumerate(pairs.values()):
+        clusters = _cluster_index([first, second])
+        weights = _draw(len(clusters), resamples, (seed, number))
+        draws.append(_resampled(second, clusters, weights) - _resampled(first, clusters, weights))
+    return Difference(one, two, two - one, _quantiles(np.mean(draws, axis=0), level))
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided exact p value of McNemar's test (McNemar 1947; binomial with 1/2 over the discordant items).
 
@@ -118,7 +147,7 @@ def _cluster_index(tables: Iterable[Sequence[Cell]]) -> dict[str, int]:
     return {name: index for index, name in enumerate(sorted(names))}
 
 
-def _draw(clusters: int, resamples: int, seed: int) -> Floats:
+def _draw(clusters: int, resamples: int, seed: int | tuple[int, int]) -> Floats:
     """How often each cluster is drawn in each resample, [R, C]."""
     if not clusters:
         return np.zeros((resamples, 0))

@@ -1,22 +1,24 @@
-"""The one comparison table: suites across, and down chance, the two baselines that see little, and the model.
+"""The one comparison table: suites across, and down chance, the baselines from the one that sees least, and the model.
 
-A number says something about seeing only beside what the question alone (blind) and a single frame already give.
+A number says something about seeing only beside what the question alone (blind) and a single frame already give, and
+something about time only beside what the frames give in a random order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tstar.errors import ConfigError, suggest
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.base import Report
-from tstar.evaluation.prediction_store import MODES
+from tstar.evaluation.contrasts import Part, baseline_differences
+from tstar.evaluation.prediction_store import BASELINES, MODE_LABELS, MODES
 from tstar.evaluation.statistics import LEVEL
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-ROW_LABELS = {"chance": "chance", "blind": "blind (question only)", "single_frame": "single frame", "full": "model"}
+ROW_LABELS = {"chance": "chance"} | {mode: MODE_LABELS[mode] for mode in reversed(MODES)}
 ABSENT = "–"
 
 
@@ -45,11 +47,9 @@ class ComparisonTable:
 
     def to_markdown(self) -> str:
         """Title, table and notes as GitHub-flavoured Markdown."""
-        lines = [["", *self.columns], ["---", *["---:"] * len(self.columns)]]
-        lines += [[label, *map(str, entries)] for label, entries in self.rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = markdown_table(["", *self.columns], ([label, *map(str, entries)] for label, entries in self.rows))
         notes = "\n".join(f"- {note}" for note in self.notes)
-        return f"**{self.title}**\n\n{table}\n\n{notes}\n"
+        return f"**{self.title}**\n\n{table}\n{notes}\n"
 
     def to_rich(self) -> "Table":
         """The same for a terminal."""
@@ -67,8 +67,14 @@ class ComparisonTable:
         return table
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub-flavoured table with an empty line after it; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonTable:
-    """Table of ``{suite: {mode: report}}``, suites in the order given; modes are ``full``, ``blind``, ``single_frame``.
+    """Table of ``{suite: {mode: report}}``, suites in the order given; modes as in :data:`MODES`.
 
     The mean weighs suites equally, takes VNBench's ``independent``, and is left out of a row that lacks a suite.
 
@@ -76,7 +82,7 @@ def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonT
         ConfigError: no suites, or an unknown suite or mode.
     """
     _check(reports)
-    columns = [(suite, value) for suite in reports for value in get_benchmark(suite).columns]
+    columns = table_columns(reports)
     rows = []
     for mode in ROW_LABELS:
         entries = {(suite, value): _entry(reports[suite], mode, value) for suite, value in columns}
@@ -86,9 +92,26 @@ def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonT
         measured = [value for value in means if value is not None]
         mean = Entry(sum(measured) / len(measured)) if len(measured) == len(means) else Entry(None)
         rows.append((ROW_LABELS[mode], (*entries.values(), mean)))
-    several = {suite for suite in reports if len(get_benchmark(suite).columns) > 1}
-    labels = tuple(f"{suite} {value}" if suite in several else suite for suite, value in columns)
-    return ComparisonTable(_title(reports), (*labels, "mean"), tuple(rows), _notes(reports))
+    return ComparisonTable(_title(reports), (*columns.values(), "mean"), tuple(rows), _notes(reports))
+
+
+def table_columns(suites: Iterable[str]) -> dict[tuple[str, str], str]:
+    """The (suite, value) pairs that tables have a column for, with their labels."""
+    labels: dict[tuple[str, str], str] = {}
+    for suite in suites:
+        values = get_benchmark(suite).columns
+        labels |= {(suite, value): f"{suite} {value}" if len(values) > 1 else suite for value in values}
+    return labels
+
+
+def category_rows(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the break-down in percent: questions, the modes that were measured, chance."""
+    shown = [mode for mode in (*MODES, "chance") if any(mode in part.values for part in parts)]
+    rows = []
+    for part in parts:
+        cells = [f"{100 * part.values[mode]:.1f}" if mode in part.values else ABSENT for mode in shown]
+        rows.append([f"{part.suite}: {part.label}", str(part.n), *cells])
+    return ["category", "n", *(ROW_LABELS[mode] for mode in shown)], rows
 
 
 def _check(reports: Mapping[str, Mapping[str, Report]]) -> None:
@@ -145,4 +168,10 @@ def _notes(reports: Mapping[str, Mapping[str, Report]]) -> tuple[str, ...]:
     )
     if any("vnbench" in suite for suite in reports):
         notes.append("mean: VNBench enters with its independent score")
+    found = baseline_differences(reports)
+    for mode in BASELINES:
+        if mode in found and "mean" in found[mode]:
+            gain, (low, high) = found[mode]["mean"].difference, found[mode]["mean"].interval
+            told = f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points"
+            notes.append(f"{MODE_LABELS['full']} minus {MODE_LABELS[mode]}: {told}, mean over suites, paired")
     return tuple(notes)

@@ -30,6 +30,7 @@ class TempCompass(Benchmark):
     main_values = (f"{TASK}/avg",)
     columns = (f"{TASK}/avg",)
     in_mean = f"{TASK}/avg"
+    breakdown = (("aspect", f"{TASK}/"),)
 
     def read(self, annotations: Any) -> list[Item]:
         """Items of ``multi-choice.json``, of the folder it lies in, or of its parsed content.

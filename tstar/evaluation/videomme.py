@@ -43,6 +43,7 @@ class VideoMME(Benchmark):
     main_values = ("accuracy", "accuracy_all")
     columns = ("accuracy",)
     in_mean = "accuracy"
+    breakdown = (("duration", ""),)
     uncounted = frozenset({FAILED, MISSING, UNPARSED})
 
     def read(self, annotations: Any) -> list[Item]:

@@ -41,6 +41,8 @@ class VNBench(Benchmark):
     main_values = ("circular", "independent")
     columns = ("independent", "circular")
     in_mean = "independent"
+    breakdown = (("family", "independent/"), ("family", "circular/"))
+    category_names = {"ret": "retrieval", "ord": "ordering", "cnt": "counting"}  # noqa: RUF012
     uncounted = frozenset({FAILED, MISSING})  # the scorer skips lines without a prediction
 
     def read(self, annotations: Any) -> list[Item]:
@@ -74,7 +76,8 @@ class VNBench(Benchmark):
             tables.setdefault(f"circular/{categories['type']}", []).append(cell)
         for categories, cell in whole:
             tables.setdefault(f"circular/{categories['family']}", []).append(cell)
-        return tables | right_of_counted(scores, "type", "independent/")
+        tables |= right_of_counted(scores, "type", "independent/")
+        return tables | right_of_counted(scores, "family", "independent/")
 
     def official_responses(self, data: Any, items: Sequence[Item], where: str) -> ResponseSet | None:
         """Result lines of either published scorer, known by ``question_id`` or ``video_path`` beside ``pred``."""

@@ -123,7 +123,7 @@ def _load(config: LanguageConfig) -> tuple[Any, Any]:
     local = Path(config.path).is_dir()
     if not local and (config.path.count("/") != 1 or config.path.startswith((".", "/"))):
         raise DataError(
-            f"no language model in {config.path}; name a folder or a hub model, or run `tstar miniature` for the miniature's"
+            f"no language model in {config.path}; name a folder or a hub model, or run `tstar miniature-models` for the miniature's"
         )
     logging.disable_progress_bar()
     try:

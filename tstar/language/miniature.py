@@ -1,77 +1,134 @@
-"""The miniature language model: a Llama of about a million parameters with its own tokenizer, lightly trained on generated text.
+"""The miniature language model: a small Llama with its own tokenizer, trained on generated text alone.
 
-Saved in Hugging Face layout and loaded like any other model.
+Saved in Hugging Face layout and loaded like any other model. What it reads is chosen by the caller
+(``tstar.data.miniature.lessons``).
 """
 
-import math
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tstar.language.splice import IGNORE
+from tstar.nn.small_training import History, Schedule, train
 
 SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-VOCABULARY = 1024
-WIDTH, LAYERS, HEADS = 128, 4, 4
 CONTEXT = 2048
 
 Document = Sequence[tuple[str, bool]]
 """Pieces of text, each with whether it is learnt."""
+Encoded = tuple[Tensor, Tensor]
+"""Ids [L] and labels [L] of a document."""
 
 
-def build_miniature_language(
+@dataclass(frozen=True, kw_only=True)
+class MiniatureLanguage:
+    """Sizes of the model."""
+
+    width: int = 160
+    layers: int = 4
+    heads: int = 4
+    vocabulary: int = 1024
+    """At most so many tokens: all bytes, the marks, and the most frequent pieces of words."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Some steps on one set of documents."""
+
+    documents: Sequence[Document]
+    steps: int
+    batch_size: int = 64
+
+
+def train_miniature_language(
     out: Path,
-    documents: Sequence[Document],
+    readings: Sequence[Reading],
     *,
-    steps: int,
-    batch_size: int = 32,
-    lr: float = 3e-3,
+    sizes: MiniatureLanguage = MiniatureLanguage(),
+    schedule: Schedule | None = None,
     seed: int = 0,
+    state: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> float:
-    """Make tokenizer and model from ``documents``, train the model, and write both into ``out``.
+    compiled: bool = False,
+) -> History:
+    """Make tokenizer and model, train the model on one reading after the other, and write both into ``out``.
 
-    Returns:
-        Mean loss over the last tenth of the steps, nats a token.
+    Args:
+        out: folder.
+        readings: documents and steps, in order; the tokenizer is made from all of them.
+        sizes: of the model.
+        schedule: rates; default a peak of 2e-3 over all steps.
+        seed: of weights and order.
+        state: file from which a stopped training goes on.
+        progress: called with (steps done, steps in all).
+        compiled: let torch compile the model first; the same up to rounding.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging
 
-    if not documents or steps < 1:
-        raise ValueError(f"documents and at least one step are needed, got {len(documents)} and {steps}")
-
-    tokenizer = _tokenizer(["".join(text for text, _ in d) for d in documents])
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH * 11 // 4,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+    steps = sum(reading.steps for reading in readings)
+    if not readings or not all(reading.documents for reading in readings) or steps < 1:
+        raise ValueError("documents and at least one step are needed")
+    schedule = schedule or Schedule(steps=steps)
+    tokenizer = make_tokenizer(
+        ["".join(text for text, _ in document) for reading in readings for document in reading.documents],
+        sizes.vocabulary,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-        loss = _train(model, _encode(documents, tokenizer), steps, batch_size, lr, seed, progress)
+        model = _new_model(tokenizer, sizes)
+    batches = _Batches([(encode(r.documents, tokenizer), r.steps, r.batch_size) for r in readings], seed)
+    read = hashlib.sha256(json.dumps([reading.documents for reading in readings]).encode()).hexdigest()
+    counts = [(len(r.documents), r.steps, r.batch_size) for r in readings]
+    identity = {"language": asdict(sizes), "seed": seed, "readings": counts, "read": read, "compiled": compiled}
+    body = torch.compile(model.model, dynamic=True) if compiled else model.model
+
+    def step_loss(step: int) -> Tensor:
+        return answer_loss(body, model.lm_head, *batches[step])
+
+    history = train(model, step_loss, schedule, state, identity, progress=progress)
     logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     model.save_pretrained(out, safe_serialization=True)
-    return loss
+    return history
 
 
-def _tokenizer(texts: Sequence[str]):  # type: ignore[no-untyped-def]  # transformers comes late
+def _new_model(tokenizer: Any, sizes: MiniatureLanguage) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=sizes.width,
+            intermediate_size=sizes.width * 11 // 4,
+            num_hidden_layers=sizes.layers,
+            num_attention_heads=sizes.heads,
+            num_key_value_heads=sizes.heads,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            # the usual 0.02 suits widths of thousands; here it leaves attention flat, and letters at chance for thousands of steps
+            initializer_range=sizes.width**-0.5,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+    """A byte-level BPE made from ``texts``, with a chat template; it can write any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -79,7 +136,7 @@ def _tokenizer(texts: Sequence[str]):  # type: ignore[no-untyped-def]  # transfo
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -90,44 +147,45 @@ def _tokenizer(texts: Sequence[str]):  # type: ignore[no-untyped-def]  # transfo
     return fast
 
 
-def _encode(documents: Sequence[Document], tokenizer) -> list[tuple[torch.Tensor, torch.Tensor]]:  # type: ignore[no-untyped-def]
+def encode(documents: Sequence[Document], tokenizer: Any) -> list[Encoded]:
+    """Ids and labels of every document, shortest first."""
+    pieces = [text for document in documents for text, _ in document]
+    found = iter(tokenizer(pieces, add_special_tokens=False).input_ids)
     pairs = []
     for document in documents:
         ids: list[int] = []
         labels: list[int] = []
-        for text, learnt in document:
-            piece = tokenizer(text, add_special_tokens=False).input_ids
+        for _, learnt in document:
+            piece = next(found)
             ids += piece
             labels += piece if learnt else [IGNORE] * len(piece)
-        pairs.append((torch.tensor(ids), torch.tensor(labels)))
+        pairs.append((torch.tensor(ids, dtype=torch.int32), torch.tensor(labels, dtype=torch.int32)))
     return sorted(pairs, key=lambda pair: len(pair[0]))
 
 
-def _train(model, pairs, steps, batch_size, lr, seed, progress) -> float:  # type: ignore[no-untyped-def]
-    """Batches of documents of like length, in random order; the rate rises for a tenth of the steps and falls as a cosine."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / (0.1 * steps), 0.5 * (1 + math.cos(math.pi * s / steps)))
-    )
-    generator = torch.Generator().manual_seed(seed)
-    groups = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
-    last: list[float] = []
-    model.train()
-    for step in range(steps):
-        group = groups[int(torch.randint(len(groups), (), generator=generator))]
+class _Batches:
+    """The batch of every step: documents of like length, drawn by seed and step alone."""
+
+    def __init__(self, readings: Sequence[tuple[list[Encoded], int, int]], seed: int) -> None:
+        self.seed = seed
+        self.readings = [
+            ([pairs[i : i + size] for i in range(0, len(pairs), size)], steps) for pairs, steps, size in readings
+        ]
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Ids [B, L], padded with 0 at the end, and labels [B, L]."""
+        ends = np.cumsum([steps for _, steps in self.readings])
+        groups, _ = self.readings[int(np.searchsorted(ends, step, side="right"))]
+        group = groups[int(np.random.default_rng((self.seed, step)).integers(len(groups)))]
         longest = max(len(ids) for ids, _ in group)
-        ids = torch.stack([F.pad(i, (0, longest - len(i))) for i, _ in group])  # [B, L]; pad id is 0
-        labels = torch.stack([F.pad(t, (0, longest - len(t)), value=IGNORE) for _, t in group])
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]  # causal: right padding is never looked at
-        targets = labels[:, 1:]
-        loss = F.cross_entropy(model.lm_head(hidden[targets != IGNORE]), targets[targets != IGNORE])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step >= steps - max(1, steps // 10):
-            last.append(loss.item())
-        if progress:
-            progress(step + 1, steps)
-    return sum(last) / len(last)
+        ids = torch.stack([F.pad(ids, (0, longest - len(ids))) for ids, _ in group]).long()
+        labels = torch.stack([F.pad(own, (0, longest - len(own)), value=IGNORE) for _, own in group]).long()
+        return ids, labels
+
+
+def answer_loss(body: Any, head: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the labelled tokens; ids and labels [B, L], padded at the end, which no causal model sees."""
+    hidden = body(input_ids=ids).last_hidden_state[:, :-1]  # [B, L - 1, D]
+    targets = labels[:, 1:]
+    learnt = targets != IGNORE
+    return F.cross_entropy(head(hidden[learnt]), targets[learnt])

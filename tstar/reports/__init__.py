@@ -1,1 +1,1 @@
-"""Numbers to pages: the report of a run."""
+"""Numbers to pages: the report of a run, the report of several runs."""

@@ -1,10 +1,11 @@
-"""The report of one run: its comparison table as a page."""
+"""The report of one run: its comparison table and the break-down by category as a page."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from tstar.evaluation import Report
-from tstar.evaluation.table import ComparisonTable, comparison_table
+from tstar.evaluation.contrasts import suite_parts
+from tstar.evaluation.table import ComparisonTable, category_rows, comparison_table, markdown_table
 from tstar.stages.checkpoint_io import write_atomically
 
 
@@ -24,5 +25,7 @@ def write_report(
     head = f"# {checkpoint}\n\n{sampling}; greedy answers.\n\n"
     path = folder / (f"report.{tag}.md" if tag else "report.md")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, head + table.to_markdown())
+    parts = [part for by_mode in reports.values() for part in suite_parts(by_mode)]
+    apart = f"\n**By category, accuracy in percent**\n\n{markdown_table(*category_rows(parts))}" if parts else ""
+    write_atomically(path, head + table.to_markdown() + apart)
     return path, table

@@ -116,7 +116,7 @@ def _load(config: VisionConfig) -> Any:
             )
         if ("/" in config.model and ":" not in config.model) or folder.is_dir():
             raise DataError(
-                f"no encoder in {config.model} (open_clip_config.json is missing); `tstar miniature` makes the miniature's"
+                f"no encoder in {config.model} (open_clip_config.json is missing); `tstar miniature-models` makes the miniature's"
             )
         if ":" not in config.model and config.model not in open_clip.list_models():
             close = difflib.get_close_matches(config.model, open_clip.list_models(), n=3, cutoff=0.4)

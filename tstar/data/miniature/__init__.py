@@ -5,16 +5,18 @@ suites in the formats of VNBench, MLVU, Video-MME and TempCompass.
 """
 
 from tstar.data.miniature.config import SCALES, WorldConfig
+from tstar.data.miniature.lessons import COURSES, Course, exam, lessons
 from tstar.data.miniature.prompts import MLVU_ANSWER_START, MLVU_SYSTEM
-from tstar.data.miniature.training import plain_captions, text_documents
 from tstar.data.miniature.world import generate_world
 
 __all__ = [
+    "COURSES",
     "MLVU_ANSWER_START",
     "MLVU_SYSTEM",
     "SCALES",
+    "Course",
     "WorldConfig",
+    "exam",
     "generate_world",
-    "plain_captions",
-    "text_documents",
+    "lessons",
 ]

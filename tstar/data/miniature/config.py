@@ -7,7 +7,7 @@ from typing import Any
 
 from tstar.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 """Goes up whenever the same config would give other bytes."""
 SIZE = 96
 """Height and width of every frame and image, in pixels."""
@@ -22,19 +22,19 @@ class WorldConfig:
 
     seed: int = 0
     """Everything in the world follows from it."""
-    images: int = 2000
+    images: int = 4000
     """Training images (captions and questions)."""
-    videos: int = 600
+    videos: int = 2000
     """Training videos, 3-16 s."""
     val_videos: int = 24
     """Videos for the validation loss, from the held-out scenes."""
-    haystacks: int = 8
+    haystacks: int = 10
     """mini-vnbench: haystack videos; each becomes 9 videos with 4 tries."""
-    mlvu: int = 12
+    mlvu: int = 20
     """mini-mlvu: videos for each of the 5 tasks, one question each."""
-    videomme: int = 8
+    videomme: int = 12
     """mini-videomme: videos for each of the 3 durations, three questions each."""
-    tempcompass: int = 5
+    tempcompass: int = 8
     """mini-tempcompass: groups of 10 clips and 18 questions."""
     haystack_dir: Path | None = None
     """A folder of your own videos to hide mini-vnbench's needles in; None: generated haystacks."""

@@ -29,7 +29,7 @@ from tstar.data.miniature.words import (
 
 def _in_cell(rng: random.Random, look: Look, cell: int, radius: int) -> Actor:
     """An actor in one of the 3 x 3 cells of the frame."""
-    x, y = 16 + 32 * (cell % 3) + rng.randint(-2, 2), 16 + 32 * (cell // 3) + rng.randint(-2, 2)
+    x, y = 16 + 32 * (cell % 3) + rng.randint(-6, 6), 16 + 32 * (cell // 3) + rng.randint(-6, 6)
     return Actor(shape=look[1], colour=look[0], radius=radius, x=x, y=y)
 
 

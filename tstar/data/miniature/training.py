@@ -1,6 +1,7 @@
 """Training records in LLaVA's format: captions, open questions, and lettered questions in the suites' own words."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from tstar.data.miniature.clips import CLIPS, Plot, anomaly, count, order, topic
@@ -48,27 +49,19 @@ def plan_video(config: WorldConfig, index: int, split: str = "train") -> Plot:
     return training_plot(item_rng(config.seed, split, "videos", index), "train" if split == "train" else "eval")
 
 
-def _round(question: str, answer: str) -> list[Turn]:
+def ask(question: str, answer: str) -> list[Turn]:
+    """One round of a conversation."""
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
-def _lettered(rng: random.Random, question: Question, style: str, position: int, medium: str = "video") -> list[Turn]:
+def lettered_round(rng: random.Random, question: Question, style: str, medium: str = "video") -> list[Turn]:
+    """The question with its options in a suite's words; the right letter is drawn afresh, so that no other round tells it."""
+    position = rng.randrange(4)
     options = arrange(rng, question, position)
     text = prompt(style, question.text, options)
     if style == "mlvu" and medium == "video" and rng.random() < 0.5:
         text = f"{MLVU_SYSTEM}\n{text}"
-    return _round(text, reply(style, options, position))
-
-
-def _lettered_rounds(rng: random.Random, questions: list[Question], letters: list[int]) -> list[Turn]:
-    """All questions in the same style; takes the right letters' positions from the front of ``letters``."""
-    style = rng.choice(FORMATS)
-    return [turn for question in questions for turn in _lettered(rng, question, style, letters.pop(0))]
-
-
-def _positions(rng: random.Random, number: int) -> list[int]:
-    """Positions of the right letters: every four use all four."""
-    return [position for _ in range(0, number, 4) for position in rng.sample(range(4), 4)]
+    return ask(text, reply(style, options, position))
 
 
 def _record(name: str, medium: str, path: str, turns: list[Turn]) -> Record:
@@ -83,80 +76,42 @@ def _record(name: str, medium: str, path: str, turns: list[Turn]) -> Record:
 def align_record(config: WorldConfig, index: int, plot: Plot) -> Record:
     """An image and its caption."""
     rng = item_rng(config.seed, "train", "align", index)
-    turns = _round(rng.choice(DESCRIBE_IMAGE), plot.caption)
+    turns = ask(rng.choice(DESCRIBE_IMAGE), plot.caption)
     return _record(f"align_{index:06d}", "image", f"images/{index:06d}.png", turns)
 
 
 def image_record(config: WorldConfig, index: int, plot: Plot) -> Record:
-    """An image and one to four rounds of open and lettered questions."""
+    """An image and one to five questions, open, lettered, or both."""
     rng = item_rng(config.seed, "train", "image_sft", index)
-    turns = _image_turns(rng, plot)
+    questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(3, 5)))
+    turns = mixed_rounds(rng, questions, rng.choice(_IMAGE_FORMATS), "image")
     return _record(f"image_sft_{index:06d}", "image", f"images/{index:06d}.png", turns)
 
 
-def _image_turns(rng: random.Random, plot: Plot) -> list[Turn]:
-    questions = list(plot.questions[:4])
-    letters = _positions(rng, 4)
+def mixed_rounds(rng: random.Random, questions: Sequence[Question], style: str, medium: str = "video") -> list[Turn]:
+    """Every question open, lettered, or first open and then lettered, so that its letter has only to be looked up."""
     turns: list[Turn] = []
     for question in questions:
-        if question.options and rng.random() < 0.6:
-            turns += _lettered(rng, question, rng.choice(_IMAGE_FORMATS), letters.pop(), "image")
-        else:
-            turns += _round(question.text, question.answer)
+        way = rng.random() if question.options else 0.0
+        if way < 0.45:
+            turns += ask(question.text, question.answer)
+        if way > 0.25:
+            turns += lettered_round(rng, question, style, medium)
     return turns
-
-
-def _open_turns(rng: random.Random, plot: Plot) -> list[Turn]:
-    turns = _round(rng.choice(DESCRIBE_VIDEO), plot.caption)
-    first, *rest = plot.questions
-    for question in (first, *rng.sample(rest, min(len(rest), rng.randint(1, 2)))):
-        turns += _round(question.text, question.answer)
-    return turns
-
-
-def _choice_turns(rng: random.Random, plot: Plot, letters: list[int]) -> list[Turn]:
-    first, *rest = (question for question in plot.questions if question.options)
-    return _lettered_rounds(rng, [first, *rng.sample(rest, min(len(rest), rng.randint(1, 3)))], letters)
 
 
 def video_records(config: WorldConfig, index: int, plot: Plot, split: str = "train") -> list[Record]:
-    """Two or three conversations about a video: open questions, and lettered ones in one or two suites' styles."""
+    """A video with open and lettered questions; in a third of the conversations its caption is asked for at the end.
+
+    Never before: the answers would be read off the caption then.
+    """
     rng = item_rng(config.seed, split, "video_sft", index)
     folder = "videos" if split == "train" else "val_videos"
-    letters = _positions(rng, 8)
-    talks = [_open_turns(rng, plot), *(_choice_turns(rng, plot, letters) for _ in range(rng.randint(1, 2)))]
-    return [
-        _record(
-            f"video_{'sft' if split == 'train' else split}_{index:06d}_{k}", "video", f"{folder}/{index:06d}.mp4", talk
-        )
-        for k, talk in enumerate(talks)
-    ]
-
-
-def text_documents(count: int, seed: int) -> list[list[Turn]]:
-    """Conversations without a picture: a scene in words, then questions and answers as in the training sets and suites.
-
-    Document ``i`` depends on ``seed`` and ``i`` alone.
-    """
-    documents = []
-    for index in range(count):
-        rng = item_rng(seed, "text", index)
-        if rng.random() < 0.3:
-            plot = still(rng, "train")
-            turns = _image_turns(rng, plot)
-        else:
-            plot = training_plot(rng, "train")
-            open_only = rng.random() < 0.35
-            turns = _open_turns(rng, plot)[2:] if open_only else _choice_turns(rng, plot, _positions(rng, 4))
-        first, *rest = turns
-        documents.append([{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest])
-    return documents
-
-
-def plain_captions(count: int, seed: int) -> list[str]:
-    """Captions of images and videos as the training sets have them, half each."""
-    captions = []
-    for index in range(count):
-        rng = item_rng(seed, "caption", index)
-        captions.append((still(rng, "train") if index % 2 == 0 else training_plot(rng, "train")).caption)
-    return captions
+    first, *rest = plot.questions
+    questions = [first, *rng.sample(rest, min(len(rest), rng.randint(3, 5)))]
+    rng.shuffle(questions)
+    turns = mixed_rounds(rng, questions, rng.choice(FORMATS))
+    if rng.random() < 1 / 3:
+        turns += ask(rng.choice(DESCRIBE_VIDEO), plot.caption)
+    name = f"video_{'sft' if split == 'train' else split}_{index:06d}"
+    return [_record(name, "video", f"{folder}/{index:06d}.mp4", turns)]

@@ -1,0 +1,215 @@
+"""``tstar miniature-models``: train the miniature's frozen parts from a fixed seed, and examine them."""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tstar.cli.progress import bar, say
+from tstar.data.miniature import COURSES, lessons
+from tstar.data.miniature.captioned import GROUP, captioned_group
+from tstar.data.miniature.seeds import item_rng
+from tstar.errors import ConfigError, DataError
+
+PARTS = ("vision", "language")
+CARD = "card.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is drawn, read and trained."""
+
+    galleries: tuple[tuple[str, int, int], ...]
+    """Of the encoder: course, groups of four pictures, steps."""
+    readings: tuple[tuple[str, int, int, int], ...]
+    """Of the language model: course, lessons, steps, batch size."""
+    exam: int
+    """Questions of each kind; the encoder's exams have their own sizes in proportion."""
+
+
+PLANS = {
+    "default": Plan(
+        galleries=(("shapes", 6000, 1200), ("whole", 16_000, 3000)),
+        readings=(("letters", 40_000, 1000, 64), ("short", 60_000, 2000, 32), ("whole", 40_000, 1000, 32)),
+        exam=1000,
+    ),
+    "tiny": Plan(
+        galleries=(("shapes", 16, 1), ("whole", 16, 2)),
+        readings=(("letters", 16, 1, 8), ("short", 32, 1, 8), ("whole", 32, 1, 8)),
+        exam=12,
+    ),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is missing below ``--out``; returns the exit status."""
+    out, work, plan = Path(arguments.out), Path(arguments.work), PLANS[arguments.scale]
+    wanted = {part: made_of(part, plan, arguments) for part in PARTS}
+    makers: dict[str, Callable[..., dict[str, Any]]] = {"vision": make_vision, "language": make_language}
+    parts = arguments.part or PARTS
+    cards = {part: found for part in parts if (found := _finished(out / part, wanted[part], part, arguments.overwrite))}
+    for part in (part for part in parts if part not in cards):
+        cards[part] = _make(part, makers[part], out, work, plan, wanted[part], arguments)
+    page = write_model_card(out)
+    if page is not None and not arguments.json:
+        say(f"model card: {page}")
+    if arguments.json:
+        print(json.dumps({"out": str(out), **cards}, indent=1))
+    else:
+        say(f"miniature parts in {out}: {', '.join(cards)}")
+    return 0
+
+
+def made_of(part: str, plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that a part follows from."""
+    of_its_own = {"vision": "galleries", "language": "readings"}[part]
+    return {"seed": arguments.seed, of_its_own: getattr(plan, of_its_own), "exam": plan.exam}
+
+
+def write_model_card(out: Path) -> Path | None:
+    """Write the page from the records of both parts, if both are there."""
+    from tstar.reports.miniature_card import model_card
+
+    records = {part: out / part / CARD for part in PARTS}
+    if not all(path.is_file() for path in records.values()):
+        return None
+    page = out / "README.md"
+    page.write_text(model_card({part: json.loads(path.read_text()) for part, path in records.items()}))
+    return page
+
+
+def _finished(folder: Path, wanted: dict[str, Any], part: str, overwrite: bool) -> dict[str, Any] | None:
+    """The record of a part that is there already; None where it has to be made."""
+    card = folder / CARD
+    if not card.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} holds files but no {CARD}: give another --out, or empty the folder")
+        return None
+    if overwrite:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(card.read_text())
+        made = found["made"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{card} cannot be read: give another --out, or --overwrite") from error
+    if made != json.loads(json.dumps(wanted)):
+        raise ConfigError(f"{folder} holds a {part} part made otherwise ({made}); give another --out, or --overwrite")
+    return found
+
+
+def _make(
+    part: str,
+    maker: Callable[..., dict[str, Any]],
+    out: Path,
+    work: Path,
+    plan: Plan,
+    wanted: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Train one part in ``work``, examine it, and move it to its place when it is whole."""
+    own = work / part
+    own.mkdir(parents=True, exist_ok=True)
+    fresh = own / "finished"
+    facts = maker(fresh, own, plan, arguments)
+    card = {"made": wanted, **facts, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    card["compiled"] = arguments.compile
+    card["versions"] = {name: version(name) for name in ("torch", "transformers", "open_clip_torch", "numpy")}
+    (fresh / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    beside = out / f".{part}.part"  # a copy that is cut short must not look finished
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(fresh, beside)
+    shutil.rmtree(out / part, ignore_errors=True)
+    beside.rename(out / part)
+    shutil.rmtree(own)
+    return card
+
+
+def make_vision(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Draw, train, examine the encoder."""
+    from tstar.reports.miniature_exams import caption_retrieval, linear_probes
+    from tstar.vision.miniature import Gallery, train_miniature_encoder
+
+    galleries = []
+    for course, groups, steps in plan.galleries:
+        with bar(f"pictures of {course}", "groups", quiet=arguments.json) as update:
+            galleries.append(Gallery(*draw_groups(course, groups, arguments.seed, arguments.workers, update), steps))
+    with bar("encoder", "steps", quiet=arguments.json) as update:
+        history = train_miniature_encoder(
+            fresh,
+            galleries,
+            group=GROUP,
+            seed=arguments.seed,
+            state=work / "state.pt",
+            progress=update,
+            compiled=arguments.compile,
+        )
+    share = plan.exam / 1000
+    return {
+        "galleries": [list(gallery) for gallery in plan.galleries],
+        "steps": sum(gallery.steps for gallery in galleries),
+        "seconds": round(history.seconds),
+        "loss": round(history.recent(100), 4),
+        "retrieval": caption_retrieval(fresh, max(4, int(128 * share)), arguments.seed),
+        "probes": linear_probes(fresh, max(16, int(4000 * share)), max(8, int(1000 * share)), arguments.seed),
+    }
+
+
+def make_language(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the lessons, train, examine the language model."""
+    from tstar.language.miniature import Reading, train_miniature_language
+    from tstar.reports.miniature_exams import text_exam
+
+    readings = []
+    for course, count, steps, batch_size in plan.readings:
+        readings.append(Reading(lessons(COURSES[course], count, arguments.seed, "lessons", course), steps, batch_size))
+    with bar("language model", "steps", quiet=arguments.json) as update:
+        history = train_miniature_language(
+            fresh,
+            readings,
+            seed=arguments.seed,
+            state=work / "state.pt",
+            progress=update,
+            compiled=arguments.compile,
+        )
+    return {
+        "readings": [list(reading) for reading in plan.readings],
+        "steps": sum(reading.steps for reading in readings),
+        "seconds": round(history.seconds),
+        "loss": round(history.recent(100), 4),
+        "exam": text_exam(fresh, plan.exam, arguments.seed),
+    }
+
+
+def draw_groups(
+    course: str, number: int, seed: int, workers: int | None, progress: Callable[[int, int], None]
+) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [4 * number, S, S, 3] and their captions."""
+    portions = [(course, seed, first, min(number, first + 250)) for first in range(0, number, 250)]
+    pictures: list[np.ndarray] = []
+    captions: list[str] = []
+    workers = workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(min(workers, len(portions)), mp_context=get_context("spawn")) as pool:
+        for (*_, done), (drawn, told) in zip(portions, pool.map(_draw_portion, portions), strict=True):
+            pictures.append(drawn)
+            captions += told
+            progress(done, number)
+    return np.concatenate(pictures), captions
+
+
+def _draw_portion(portion: tuple[str, int, int, int]) -> tuple[np.ndarray, list[str]]:
+    from tstar.data.miniature.captioned import draw
+
+    course, seed, first, last = portion
+    rngs = (item_rng(seed, "captions", course, k) for k in range(first, last))
+    return draw([pair for rng in rngs for pair in captioned_group(rng, "train", course)])

@@ -1,0 +1,155 @@
+"""What the miniature language model reads before it ever sees a picture: scenes told in words, and questions about them.
+
+Naming an answer is learnt in a few hundred steps; giving its letter is a second look-up on top of the first, and a small
+model finds it late or never. So the first course asks for nothing but the letter of a word that is given (*binding*), in few
+words; later ones keep some of that, ask many questions openly before they ask for the letter, and tell short scenes first.
+"""
+
+import random
+from dataclasses import dataclass
+
+from tstar.data.annotations import Turn
+from tstar.data.conversations import get_template
+from tstar.data.miniature import words
+from tstar.data.miniature.clips import Plot
+from tstar.data.miniature.prompts import FORMATS, Question, pick_order, prompt, reply
+from tstar.data.miniature.seeds import LETTERS, item_rng
+from tstar.data.miniature.stills import still
+from tstar.data.miniature.training import ask, lettered_round, mixed_rounds, training_plot
+from tstar.data.miniature.words import Side
+
+Pieces = list[tuple[str, bool]]
+_POOLS: tuple[tuple[str, ...], ...] = (
+    *(words.SHAPES, tuple(words.COLOURS), words.TEXTURES, words.PLACES, tuple(words.DIRECTIONS), words.SPEEDS),
+    *(words.NAMES, words.FRUITS, words.LANDMARKS, words.OBJECTS, words.ACTIONS, words.ANOMALIES),
+    *(tuple(words.PLURALS[shape] for shape in words.SHAPES), tuple(map(str, range(1, 17)))),
+)
+_BINDING = ("Which option says {}?", "The answer is {}. Which option is it?")
+_SHORTLY = ("{}?", "And {}?", *_BINDING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A mixture of lessons."""
+
+    longest_caption: int
+    """Scenes told in more characters than this are left out."""
+    rounds: tuple[int, int]
+    """Fewest and most questions about one scene."""
+    styles: tuple[float, float, float, float]
+    """Shares of the suites' formats, in the order of ``FORMATS``."""
+    binding: float = 0.25
+    """Share of lessons that ask for the letter of a given word."""
+    captions: float = 0.1
+    """Share of lessons that are a caption alone."""
+    few_words: bool = False
+    """Binding without the suites' formats and without options that are orders of several words."""
+
+
+LETTERS_ONLY = Course(longest_caption=90, rounds=(2, 3), styles=(1, 1, 1, 1), binding=1.0, captions=0.0, few_words=True)
+"""Which letter a word has, and nothing else."""
+SHORT = Course(longest_caption=90, rounds=(2, 3), styles=(1, 2, 0, 2))
+"""Scenes of one sentence, the suites' short formats."""
+WHOLE = Course(longest_caption=1000, rounds=(3, 5), styles=(1, 1, 1, 1), binding=0.1)
+"""Everything the training sets and suites have."""
+COURSES = {"letters": LETTERS_ONLY, "short": SHORT, "whole": WHOLE}
+
+
+def told_plot(rng: random.Random, side: Side, longest_caption: int) -> Plot:
+    """A picture's or film's plot whose caption is no longer than so many characters."""
+    while True:
+        plot = still(rng, side) if rng.random() < 0.4 else training_plot(rng, side)
+        if len(plot.caption) <= longest_caption:
+            return plot
+
+
+def binding_question(rng: random.Random) -> Question:
+    """Which option says what the question itself names."""
+    chosen = _options(rng, 4)
+    text = rng.choice(_BINDING).format(chosen[0])
+    return Question(skill="binding", text=text, answer=chosen[0], options=chosen)
+
+
+def _options(rng: random.Random, number: int, orders: bool = True) -> tuple[str, ...]:
+    """Words of one pool; with ``orders`` sometimes four orders of the same four words."""
+    pool = rng.choice([pool for pool in _POOLS if len(pool) >= number])
+    if orders and number == 4 and rng.random() < 0.25:
+        return pick_order(rng, rng.sample(pool, 4))[1]
+    return tuple(rng.sample(pool, number))
+
+
+def binding_lesson(rng: random.Random, style: str, few_words: bool) -> list[Turn]:
+    """Letters of given words: in a suite's format or in few words, then several more about the same options."""
+    number = rng.choice((2, 3, 4, 4))
+    options = list(_options(rng, number, orders=not few_words))
+    position = rng.randrange(number)
+    if number == 4 and not few_words and rng.random() < 0.6:
+        text = prompt(style, rng.choice(_BINDING).format(options[position]), options)
+        turns = ask(text, reply(style, options, position))
+    else:
+        mark = rng.choice(("{}. {}", "{}. {}", "({}) {}"))
+        listed = "\n".join(mark.format(letter, word) for letter, word in zip(LETTERS, options, strict=False))
+        question = rng.choice(_SHORTLY).format(options[position])
+        first, second = (listed, question) if rng.random() < 0.5 else (question, listed)
+        turns = ask(f"{first}\n{second}", LETTERS[position])
+    for _ in range(rng.randint(2, 5)):
+        position = rng.randrange(number)
+        turns += ask(rng.choice(_SHORTLY).format(options[position]), LETTERS[position])
+    return turns
+
+
+def bare_binding(rng: random.Random) -> Pieces:
+    """The same without roles, line by line, so that question and letter stand next to each other."""
+    number = rng.choice((2, 3, 4, 4))
+    options = _options(rng, number, orders=False)
+    listed = "\n".join(f"{letter}. {word}" for letter, word in zip(LETTERS, options, strict=False))
+    pieces = [(f"{listed}\n", False)]
+    for _ in range(rng.randint(4, 8)):
+        position = rng.randrange(number)
+        pieces += [(f" {options[position]}?\n", False), (LETTERS[position], True), ("\n", False)]
+    return pieces
+
+
+def lesson(rng: random.Random, course: Course, side: Side = "train") -> Pieces:
+    """One lesson as pieces of text, each with whether it is learnt."""
+    kind = rng.random()
+    chat = get_template("miniature")
+    if kind < course.captions:
+        return get_template("plain").pieces(ask("", told_plot(rng, side, course.longest_caption).caption))
+    style = rng.choices(FORMATS, weights=course.styles)[0]
+    if kind < course.captions + course.binding:
+        if course.few_words and rng.random() < 0.5:
+            return bare_binding(rng)
+        return chat.pieces(binding_lesson(rng, style, course.few_words))
+    plot = told_plot(rng, side, course.longest_caption)
+    questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(*course.rounds)))
+    first, *rest = mixed_rounds(rng, questions, style)
+    return chat.pieces([{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest])
+
+
+def lessons(course: Course, count: int, *name: object) -> list[Pieces]:
+    """Lesson ``i`` depends on ``name`` and ``i`` alone."""
+    return [lesson(item_rng(*name, index), course) for index in range(count)]
+
+
+def exam(kind: str, index: int, *name: object) -> tuple[list[Turn], str]:
+    """One question about a held-out scene in words, and its skill.
+
+    Args:
+        kind: "letter", "open" or "binding".
+        index: which.
+        name: of the exam.
+    """
+    rng = item_rng(*name, kind, index)
+    style = rng.choice(FORMATS)
+    if kind == "binding":
+        question = binding_question(rng)
+        return lettered_round(rng, question, style), question.skill
+    plot = told_plot(rng, "eval", 1000)
+    question = rng.choice([q for q in plot.questions if q.options or kind == "open"])
+    if kind == "open":
+        turns = ask(question.text, question.answer)
+    else:
+        turns = lettered_round(rng, question, style)
+    first, *rest = turns
+    return [{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest], question.skill

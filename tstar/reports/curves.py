@@ -1,0 +1,68 @@
+"""Loss curves of the seeds of one recipe: a panel a stage, a line a seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tstar.errors import ConfigError
+from tstar.reports.runs import Run
+
+SMOOTHING = 40
+"""A stage's losses are averaged over windows of 1/40 of it."""
+
+
+def loss_curves(group: Sequence[Run], path: Path, title: str) -> bool:
+    """Write the PNG; False, and no file, where no run has losses.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    names = [stage.name for stage in group[0].stages]
+    if not any(stage.train_loss for run in group for stage in run.stages):
+        return False
+    size = (max(7.0, 4.2 * len(names)), 3.8)  # the title needs its width also over a single panel
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, constrained_layout=True)
+    held_out = False
+    for place, (name, axis) in enumerate(zip(names, axes[0], strict=True)):
+        for number, run in enumerate(group):
+            stage, colour = run.stages[place], f"C{number}"
+            if stage.train_loss:
+                steps, losses = np.array(stage.train_loss).T  # [n], [n]
+                window = max(1, len(losses) // SMOOTHING)
+                axis.plot(steps, smoothed(losses, window), colour, linewidth=1.4, label=f"seed {run.seed}")
+            if stage.val_loss:
+                held_out = True
+                axis.plot(*np.array(stage.val_loss).T, colour, marker="o", linestyle="none", markersize=5)
+        axis.set_title(name, fontsize=11)
+        axis.set_xlabel("optimizer step")
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("loss, nats a token")
+    axes[0][0].legend(frameon=False, fontsize=9)
+    dots = "; dots: held-out loss" if held_out else ""
+    told = f"training loss, moving average over 1/{SMOOTHING} of a stage{dots}"
+    figure.suptitle(f"{title}\n{told}", fontsize=11)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+    """Mean over the ``window`` values round each one; at the ends over those of them that there are. [n] -> [n]"""
+    ones = np.ones(min(window, len(values)))
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("loss curves need matplotlib: pip install matplotlib (or reinstall tstar)") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot

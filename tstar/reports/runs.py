@@ -1,0 +1,284 @@
+"""Finished run folders read back: what was trained, what it took, what was measured, and what is not there."""
+
+import copy
+import csv
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tstar.errors import ConfigError, DataError
+from tstar.evaluation import Report, get_benchmark
+from tstar.evaluation.prediction_store import MODE_LABELS, MODES
+
+Reports = dict[str, dict[str, Report]]
+"""By suite and mode."""
+_FRAMES_TAG = re.compile(r"max_frames=(\d+)(-baselines=False)?")
+_CASUAL = {"data": ("features", "num_workers"), "evaluation": ("benchmarks", "batch_size")}
+"""Settings beside seeds, names and ``run`` that two seeds of one recipe may differ in."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of a run; what its files do not say is None or empty."""
+
+    name: str
+    done: dict[str, Any] | None
+    """The completion record: steps, seconds, seed, parameters_trained."""
+    train_loss: list[tuple[int, float]]
+    """(step, loss)."""
+    val_loss: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation of a run's last checkpoint."""
+
+    max_frames: int
+    reports: Reports
+    record: dict[str, Any]
+    """``evaluation.json``: model, settings, seconds, memory, command; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder as data."""
+
+    path: Path
+    recipe: str
+    """Names of its recipe and overlays, from the command that started it; else the run's name."""
+    seed: str
+    config: dict[str, Any]
+    stages: list[StageRecord]
+    own: Evaluated
+    """The evaluation that the recipe asks for."""
+    other_frames: list[Evaluated]
+    """The same checkpoint at other frame counts, rising."""
+    card: dict[str, Any]
+    events: list[dict[str, Any]]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def suites(self) -> list[str]:
+        return list(self.config["evaluation"]["benchmarks"])
+
+    @property
+    def kind(self) -> str:
+        """Hash of the settings that runs of one recipe share, whatever their seed."""
+        return hashlib.sha256(json.dumps(_shared(self.config), sort_keys=True).encode()).hexdigest()
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        DataError: it is no run's folder, or one of its files is damaged.
+        ConfigError: its recipe evaluates nothing.
+    """
+    if not (path / "config.yaml").is_file():
+        raise DataError(
+            f"{path} is no run's folder (config.yaml is missing); give one that `tstar fit` wrote, as runs/NAME"
+        )
+    config = _config(path / "config.yaml")
+    evaluation = config.get("evaluation") or {}
+    if not evaluation.get("benchmarks"):
+        raise ConfigError(f"the recipe of {path} has no suites (evaluation.benchmarks), so there is nothing to report")
+    for suite in evaluation["benchmarks"]:
+        get_benchmark(suite)
+    missing: list[str] = []
+    stages = [_stage(path / f"{k}-{name}", name, missing) for k, name in enumerate(config["stages"], 1)]
+    card = _json(path / "run_card.json")
+    if not card:
+        missing.append(f"{path}/run_card.json: the run is not finished; versions and memory are unknown")
+    events = [_row(line, path) for line in _lines(path / "events.jsonl")]
+    expected = MODES if evaluation.get("baselines", True) else ("full",)
+    own = _evaluated(path / "eval", int(evaluation.get("max_frames", 128)), list(evaluation["benchmarks"]))
+    for mode in expected:
+        lacking = [suite for suite in evaluation["benchmarks"] if mode not in own.reports.get(suite, {})]
+        if lacking:
+            missing.append(f"{path}/eval: no report of {MODE_LABELS[mode]} for {', '.join(lacking)}")
+    if own.reports and not own.record:
+        missing.append(f"{path}/eval/evaluation.json: what the evaluation took is unknown")
+    return Run(
+        path=path,
+        recipe=_recipe_name(events) or str(config.get("name", path.name)),
+        seed=_seed(config),
+        config=config,
+        stages=stages,
+        own=own,
+        other_frames=_other_frames(path / "eval", own, missing),
+        card=card,
+        events=events,
+        missing=missing,
+    )
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by recipe, each group by rising seed. Runs are of one recipe if nothing but their seed (and name) differs.
+
+    Raises:
+        ConfigError: suites differ, or a recipe and seed come twice.
+        DataError: a suite's questions or rules differ.
+    """
+    first = runs[0]
+    asked: dict[str, tuple[str, Any]] = {}
+    for run in runs:
+        if sorted(run.suites) != sorted(first.suites):
+            raise ConfigError(
+                f"{run.path} was evaluated on {', '.join(run.suites)}, but {first.path} on {', '.join(first.suites)}; "
+                "a report needs runs on the same suites"
+            )
+        for suite, modes in run.own.reports.items():
+            for report in modes.values():
+                questions = report.rules, sorted((item.id, item.answer) for item in report.items)
+                where, known = asked.setdefault(suite, (str(run.path), questions))
+                if questions != known:
+                    raise DataError(
+                        f"{run.path} answered other questions of {suite}, or by other rules, than {where}; a report "
+                        "needs runs on the same suites: evaluate them again by `tstar validate`"
+                    )
+    kinds: dict[str, list[Run]] = {}
+    for run in runs:
+        same = [other for other in kinds.get(run.kind, []) if other.seed == run.seed]
+        if same:
+            raise ConfigError(f"{same[0].path} and {run.path} are the same recipe with the same seed; give one of them")
+        kinds.setdefault(run.kind, []).append(run)
+    names = [group[0].recipe for group in kinds.values()]
+    labelled = {}
+    for group in kinds.values():
+        label = group[0].recipe
+        if names.count(label) > 1:  # a setting beside the recipe's files differs
+            label += f" ({', '.join(run.path.name for run in group)})"
+        labelled[label] = sorted(group, key=lambda run: (len(run.seed), run.seed))
+    return labelled
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("stages"), dict):
+        raise DataError(f"{path}: is not the resolved recipe of a run (it has no stages)")
+    return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: must be a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _row(line: str, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        raise DataError(f"{path / 'events.jsonl'}: a line is not a JSON object: {line[:60]!r}") from None
+
+
+def _stage(folder: Path, name: str, missing: list[str]) -> StageRecord:
+    done = _json(folder / "done.json") or None
+    if done is None:
+        missing.append(f"{folder}/done.json: stage {name} is not finished")
+    losses = {}
+    for key in ("train/loss", "val/loss"):
+        losses[key] = _column(folder / "metrics.csv", key)
+    if not losses["train/loss"]:
+        missing.append(f"{folder}/metrics.csv: no losses of stage {name}")
+    return StageRecord(name, done, losses["train/loss"], losses["val/loss"])
+
+
+def _column(path: Path, name: str) -> list[tuple[int, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        try:
+            found = [(int(row["step"]), float(row[name])) for row in csv.DictReader(stream) if row.get(name)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: column {name} or step cannot be read ({error})") from None
+    return [(step, loss) for step, loss in found if math.isfinite(loss)]
+
+
+def _evaluated(folder: Path, max_frames: int, suites: list[str]) -> Evaluated:
+    reports: Reports = {}
+    for suite in suites:
+        for mode in MODES:
+            path = folder / f"{suite}.{mode}.json"
+            if not path.is_file():
+                continue
+            try:
+                report = Report.from_json(path.read_text(encoding="utf-8"))
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from None
+            if report.benchmark != suite:
+                raise DataError(f"{path}: is a report of {report.benchmark}, not of {suite}")
+            reports.setdefault(suite, {})[mode] = report
+    return Evaluated(max_frames, reports, _json(folder / "evaluation.json"))
+
+
+def _other_frames(folder: Path, own: Evaluated, missing: list[str]) -> list[Evaluated]:
+    """Evaluations that differ from the recipe's in nothing but the frame count; those of another checkpoint are refused."""
+    found: dict[int, Evaluated] = {}
+    for place in sorted(folder.iterdir()) if folder.is_dir() else []:
+        tag = _FRAMES_TAG.fullmatch(place.name)
+        if tag is None or not place.is_dir():
+            continue
+        other = _evaluated(place, int(tag[1]), list(own.reports))
+        models = {e.record["model"] for e in (own, other) if "model" in e.record}
+        if len(models) > 1:
+            missing.append(f"{place}: is of another checkpoint than {folder}, so it is left out")
+            continue
+        lacking = [suite for suite in own.reports if "full" not in other.reports.get(suite, {})]
+        if lacking:
+            missing.append(f"{place}: no report for {', '.join(lacking)}")
+        if other.reports:
+            found[other.max_frames] = other
+    return [found[count] for count in sorted(found)]
+
+
+def _recipe_name(events: list[dict[str, Any]]) -> str:
+    """``two_stage + avg_pool`` for a run started by ``--config stages/two_stage.yaml --config …/avg_pool.yaml``."""
+    command = next((str(event.get("command", "")) for event in events if event.get("event") == "start"), "")
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an odd quote: the command was recorded without its quoting
+        words = command.split()
+    files = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            files.append(word.partition("=")[2] or after)
+    return " + ".join(Path(file).stem for file in files)
+
+
+def _seed(config: dict[str, Any]) -> str:
+    seeds = list(dict.fromkeys(str((stage or {}).get("seed_everything", 0)) for stage in config["stages"].values()))
+    return "/".join(seeds)
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    shared = copy.deepcopy({key: value for key, value in config.items() if key != "name"})
+    for section in (shared, *shared["stages"].values()):
+        for key in ("seed_everything", "run"):
+            section.pop(key, None)
+        for part, names in _CASUAL.items():
+            for name in names:
+                (section.get(part) or {}).pop(name, None)
+    return shared

@@ -40,20 +40,6 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STAGES = ["projector", "image_sft", "align", "video_sft"]
 
 
-@pytest.fixture
-def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
-    """A folder in which the committed recipes find their files: a tiny world and hardly trained parts."""
-    (tmp_path / "data_shards" / "miniature").mkdir(parents=True)
-    for path in tiny_world.iterdir():  # one by one: features are written beside them
-        (tmp_path / "data_shards" / "miniature" / path.name).symlink_to(path)
-    (tmp_path / "tstar" / "pretrained").mkdir(parents=True)
-    (tmp_path / "tstar" / "pretrained" / "miniature").symlink_to(miniature_parts)
-    for name in ("stages", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def fit(*arguments):
     command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)

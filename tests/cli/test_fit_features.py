@@ -11,19 +11,6 @@ from tstar.cli.main import main
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
-    (tmp_path / "data_shards" / "miniature").mkdir(parents=True)
-    for path in tiny_world.iterdir():  # one by one: features are written beside them
-        (tmp_path / "data_shards" / "miniature" / path.name).symlink_to(path)
-    (tmp_path / "tstar" / "pretrained").mkdir(parents=True)
-    (tmp_path / "tstar" / "pretrained" / "miniature").symlink_to(miniature_parts)
-    for name in ("stages", "configs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def fit(*arguments, recipe="align"):
     plain = ["--data.batch_size", "4", "--data.features", "null", "--trainer.max_epochs", "1"]
     plain += ["--evaluation.benchmarks", "{}", "--run.progress_every_n_steps", "100"]

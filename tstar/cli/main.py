@@ -210,13 +210,13 @@ def _add_miniature_models(commands: "argparse._SubParsersAction[Parser]") -> Non
         help="train the miniature's frozen parts again: encoder and language model",
         description="Train the small frozen parts of the miniature from a fixed seed: an open_clip image-text model on generated "
         "pictures with captions, and a language model on generated text. Both are examined on held-out scenes, and a model card "
-        "is written. The finished parts come with tstar, so nobody has to do this. The same command goes on after a stop.",
+        "is written. Such parts come with tstar, in tstar/pretrained, so nobody has to do this. It goes on after a stop.",
     )
     models.add_argument(
         "--out",
-        default="tstar/pretrained/miniature",
+        default="data_shards/miniature-models",
         metavar="DIR",
-        help="of the finished parts (default: %(default)s)",
+        help="of the finished parts (default: %(default)s, beside those that come with tstar)",
     )
     models.add_argument(
         "--work", default="runs/miniature-models", metavar="DIR", help="of unfinished ones (default: %(default)s)"

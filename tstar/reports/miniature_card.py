@@ -6,9 +6,9 @@ from typing import Any
 _HEAD = """# The miniature's frozen parts
 
 Two small models that know something before they meet, so that the miniature recipes do what the real ones do: teach a
-model that can read to see. Both were trained on generated data alone, from a fixed seed, by `make miniature-models`; this
-page is written by that command from what it measured. Neither has seen an evaluation scene: a quarter of all combinations of
-shape, colour and background is set aside (`tstar/data/miniature/words.py`).
+model that can read to see. Both were trained on generated data alone, from a fixed seed, by `make miniature-models`; that
+command writes this page from what it measured, all but the section on what was tried. Neither has seen an evaluation
+scene: a quarter of all combinations of shape, colour and background is set aside (`tstar/data/miniature/words.py`).
 """
 
 

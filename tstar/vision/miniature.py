@@ -149,14 +149,18 @@ def train_miniature_encoder(
         "compiled": compiled,
     }
     history = train(model, step_loss, schedule, state, identity, after_step=bound_scale, progress=progress)
+    _save(out, model, tokenizer, config)
+    return history
+
+
+def _save(out: Path, model: torch.nn.Module, tokenizer: Any, config: dict[str, Any]) -> None:
+    """Weights, configuration and tokenizer as open_clip reads them."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out / "open_clip_model.safetensors"
-    )
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, out / "open_clip_model.safetensors")
     text = json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}, indent=1)
     (out / "open_clip_config.json").write_text(text + "\n")
-    return history
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from tstar.data.miniature.words import (
     FRUITS,
     NAMES,
     OBJECTS,
-    PALETTES,
     PLACES,
     PLURALS,
     POOLS,
@@ -33,6 +32,7 @@ from tstar.data.miniature.words import (
     colours_for,
     join_words,
     name_of,
+    pick_palette,
     with_article,
 )
 
@@ -111,10 +111,6 @@ def _radius(rng: random.Random) -> int:
     return rng.choice((7, 8, 9, 12, 14, 16, 18, 20))
 
 
-def _palettes(side: Side, texture: str) -> list[str]:
-    return [p for p in PALETTES if background_held_out(texture, p) == (side == "eval")]
-
-
 def random_scene(rng: random.Random, side: Side) -> Scene:
     """One to three objects."""
     texture = rng.choice(TEXTURES)
@@ -131,7 +127,7 @@ def random_scene(rng: random.Random, side: Side) -> Scene:
         told = frozenset(field for field, share in FIELDS.items() if rng.random() < share)
     return Scene(
         texture=texture,
-        palette=rng.choice(_palettes(side, texture)),
+        palette=pick_palette(rng, side, texture),
         things=things,
         told=told,
         seed=rng.getrandbits(32),
@@ -158,12 +154,12 @@ def changed(rng: random.Random, side: Side, scene: Scene, what: str, k: int) -> 
             thing = replace(thing, radius=_radius(rng))
         else:
             texture = rng.choice(TEXTURES)
-            palette = rng.choice(_palettes(side, texture))
+            palette = pick_palette(rng, side, texture)
         things = (*scene.things[:k], thing, *scene.things[k + 1 :])
         allowed = all(t.colour in colours_for(side, t.shape, texture) for t in things)
         if (
             allowed
-            and palette in _palettes(side, texture)
+            and background_held_out(texture, palette) == (side == "eval")
             and len({(t.colour, t.shape) for t in things}) == len(things)
         ):
             return replace(scene, texture=texture, palette=palette, things=things, seed=rng.getrandbits(32))
@@ -203,7 +199,7 @@ def crowds(rng: random.Random, side: Side) -> list[Captioned]:
     """Different numbers of equal objects, perhaps beside others."""
     texture = rng.choice(TEXTURES)
     first, second = cast(rng, side, [texture] * 2)
-    palette = rng.choice(_palettes(side, texture))
+    palette = pick_palette(rng, side, texture)
     more = rng.randint(0, 3)
     group = []
     for number in rng.sample(range(1, 7), GROUP):

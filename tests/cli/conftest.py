@@ -1,0 +1,21 @@
+"""What the tests of the command share."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
+    """A folder in which the committed recipes find their files: a tiny world and hardly trained parts."""
+    (tmp_path / "data_shards" / "miniature").mkdir(parents=True)
+    for path in tiny_world.iterdir():  # one by one: features are written beside them
+        (tmp_path / "data_shards" / "miniature" / path.name).symlink_to(path)
+    (tmp_path / "tstar" / "pretrained").mkdir(parents=True)
+    (tmp_path / "tstar" / "pretrained" / "miniature").symlink_to(miniature_parts)
+    for name in ("stages", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

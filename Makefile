@@ -23,8 +23,11 @@ $(VENV)/.installed: pyproject.toml
 miniature: env ## generate the miniature world and its shards
 	$(BIN)/tstar miniature --out $(WORLD)
 
-miniature-models: env ## train the miniature's frozen parts again (they come with tstar; goes on where it was stopped)
-	$(BIN)/tstar miniature-models
+miniature-models: env ## train the miniature's frozen parts again, both at once (they come with tstar; goes on where it was stopped)
+	$(MAKE) -j2 miniature-part-vision miniature-part-language
+
+miniature-part-%: env
+	export OMP_NUM_THREADS=$$($(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))"); $(BIN)/tstar miniature-models --part $*
 
 fit: miniature ## the main job: train and evaluate a miniature TSTAR end to end (goes on where it was stopped)
 	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $$(test -d runs/$(RECIPE) && echo --ckpt)

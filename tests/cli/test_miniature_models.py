@@ -98,7 +98,7 @@ def test_open_clip_and_transformers_load_them_by_themselves(made):
     tokenizer = open_clip.get_tokenizer(name)
     ids = tokenizer(["a red star", "a large blue circle at top left"])
     assert ids.shape == (2, model.context_length)
-    assert (ids != 0).sum(1).tolist() == [4, 8]  # words and the end mark
+    assert (ids != 0).sum(1).tolist() == [5, 9]  # words and the two marks
     assert (ids == 1).sum() == 0  # every word is known
     with torch.no_grad():
         texts = model.eval().encode_text(ids, normalize=True)

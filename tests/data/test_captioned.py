@@ -210,7 +210,8 @@ def test_members_of_a_group_of_scenes_differ_in_one_detail_of_one_object(side):
         assert len(fields) <= 1 or fields == {1, 2}, captions
         details[fields] += 1
     assert set().union(*details) == {0, 1, 2, 3, 4}
-    assert details[frozenset({2})] > 400  # shapes are what is hard to learn
+    shapes = details[frozenset({2})] + details[frozenset({1, 2})]
+    assert shapes > max(n for fields, n in details.items() if 2 not in fields)  # shapes are what is hard to learn
     assert distinct[4] > 600
     assert distinct[1] < 50
 

@@ -304,6 +304,7 @@ def test_the_checkpoint_holds_tensors_and_json_only(shards, tmp_path):
         "seed": SEED,
         "samples": SAMPLES,
         "index": ShardSet([shards]).digest,
+        "grouped_by": [],
         "global_batch": 4,
         "steps_per_epoch": PER_EPOCH,
         "accumulate": 2,

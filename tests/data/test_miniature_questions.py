@@ -221,12 +221,12 @@ def test_a_trained_letter_tells_nothing_about_another(files, name):
     """Shares, and a chi-square test with 9 degrees of freedom (0.1 %: 27.9) of letters one and two rounds apart."""
     talks = [right_letters(record) for record in files[f"annotations/{name}.json"]]
     letters = [letter for talk in talks for letter in talk]
-    assert len(letters) > 5000
+    assert len(letters) > 2500
     assert all(0.22 < share < 0.28 for share in share_of_letters(letters).values())
     for apart in (1, 2):
         pairs = Counter(pair for talk in talks for pair in zip(talk, talk[apart:], strict=False))
         total = sum(pairs.values())
-        assert total > 1500
+        assert total > 300
         first, then = (Counter() for _ in range(2))
         for (a, b), number in pairs.items():
             first[a] += number
@@ -263,8 +263,9 @@ def test_a_video_has_one_conversation_of_four_to_six_questions(files):
             assert places in ([places[0]], [places[0], places[0] + 1])
             ways[tuple(lettered)] += 1
     assert set(numbers) <= {2, 3, 4, 5, 6}  # a topic has no more than two
-    assert abs(described / len(records) - 1 / 3) < 0.05
-    assert min(ways.values()) > 0.15 * sum(ways.values())
+    assert described == len(records)
+    assert ways[False,] > 0.5 * sum(ways.values())  # an open answer says more than a letter
+    assert min(ways.values()) > 0.1 * sum(ways.values())
 
 
 def test_training_asks_in_all_four_formats_and_openly(files):

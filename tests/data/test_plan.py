@@ -95,6 +95,25 @@ def test_global_batches_hold_one_group_as_far_as_the_numbers_allow(sizes):
         assert set(map(frozenset, batches.tolist())) != set(map(frozenset, again.reshape(-1, GLOBAL).tolist()))
 
 
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_samples_of_like_length_share_a_global_batch_and_no_sample_is_lost(kinds):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 500, SAMPLES)
+    groups = rng.integers(0, kinds, SAMPLES)
+    plain = epoch_order(SAMPLES, GLOBAL, seed=1, epoch=2, groups=groups)
+    order = epoch_order(SAMPLES, GLOBAL, seed=1, epoch=2, groups=groups, lengths=lengths)
+    assert len(order) == len(set(order.tolist())) == SAMPLES // GLOBAL * GLOBAL
+    waste = [(lengths[o].reshape(-1, GLOBAL).max(1) / lengths[o].reshape(-1, GLOBAL).mean(1)).mean() for o in (plain, order)]
+    assert waste[0] > 1.6 and waste[1] < 1.2
+    batches = order.reshape(-1, GLOBAL)
+    means = lengths[batches].mean(1)
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # short ones do not come first
+    pure = sum(len(set(groups[b])) == 1 for b in batches)
+    assert pure >= sum(int((groups == g).sum()) // GLOBAL for g in range(kinds))
+    again = epoch_order(SAMPLES, GLOBAL, seed=1, epoch=3, groups=groups, lengths=lengths).reshape(-1, GLOBAL)
+    assert len({frozenset(b) for b in batches.tolist()} & {frozenset(b) for b in again.tolist()}) == 0
+
+
 def test_every_sample_is_trained_over_enough_epochs():
     seen = {n for epoch in range(30) for n in epoch_order(100, 64, seed=0, epoch=epoch).tolist()}
     assert seen == set(range(100))

@@ -225,7 +225,9 @@ def _add_miniature_models(commands: "argparse._SubParsersAction[Parser]") -> Non
     models.add_argument("--seed", type=int, default=0, help="of everything in it (default: %(default)s)")
     models.add_argument("--part", action="append", choices=("vision", "language"), help="only this one (default: both)")
     models.add_argument(
-        "--compile", action="store_true", help="compile the models first: quicker, needs a C++ compiler"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the models first: quicker (default: where there is a C++ compiler, but for --scale tiny)",
     )
     models.add_argument("--overwrite", action="store_true", help="train again what is finished in --out")
     models.add_argument("--workers", type=int, metavar="N", help="processes that draw; default one a core")

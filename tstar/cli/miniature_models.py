@@ -39,8 +39,8 @@ class Plan:
 
 PLANS = {
     "default": Plan(
-        galleries=(("shapes", 6000, 1200), ("whole", 16_000, 3000)),
-        readings=(("letters", 40_000, 1000, 64), ("short", 60_000, 2000, 32), ("whole", 40_000, 1000, 32)),
+        galleries=(("shapes", 8000, 1600), ("whole", 20_000, 5600)),
+        readings=(("letters", 40_000, 1000, 64), ("short", 48_000, 1500, 32), ("whole", 96_000, 3000, 32)),
         exam=1000,
     ),
     "tiny": Plan(
@@ -54,6 +54,9 @@ PLANS = {
 def run(arguments: argparse.Namespace) -> int:
     """Make what is missing below ``--out``; returns the exit status."""
     out, work, plan = Path(arguments.out), Path(arguments.work), PLANS[arguments.scale]
+    if arguments.compile is None:
+        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        arguments.compile = arguments.scale != "tiny" and compiler is not None
     wanted = {part: made_of(part, plan, arguments) for part in PARTS}
     makers: dict[str, Callable[..., dict[str, Any]]] = {"vision": make_vision, "language": make_language}
     parts = arguments.part or PARTS

@@ -140,14 +140,15 @@ class ResumableLoader:
         seed: int,
         settings: LoaderSettings,
         groups: np.ndarray | None,
+        lengths: np.ndarray | None,
         trainer: Any,
     ) -> None:
         self.source, self.layout, self.rank, self.seed = source, layout, rank, seed
-        self.settings, self.groups, self.trainer = settings, groups, trainer
+        self.settings, self.groups, self.lengths, self.trainer = settings, groups, lengths, trainer
         self._order(0)  # refuses a global batch larger than the data
 
     def _order(self, epoch: int) -> np.ndarray:
-        return epoch_order(len(self.source), self.layout.global_batch, self.seed, epoch, self.groups)
+        return epoch_order(len(self.source), self.layout.global_batch, self.seed, epoch, self.groups, self.lengths)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -192,6 +193,7 @@ class ResumableLoader:
             "seed": self.seed,
             "samples": len(self.source),
             "index": self.source.shards.digest,
+            "grouped_by": [n for n, of in (("modality", self.groups), ("length", self.lengths)) if of is not None],
             "global_batch": self.layout.global_batch,
             "steps_per_epoch": self.steps_per_epoch,
             "accumulate": self.layout.accumulate,
@@ -208,6 +210,7 @@ class ResumableLoader:
             "index": "the shards (data.shards) are others than",
             "samples": "the number of samples (data.limit) is not that of",
             "seed": "data.seed is not that of",
+            "grouped_by": "data.group_by_modality and data.group_by_length are not those of",
         }
         for key, name in names.items():
             if state[key] != mine[key]:
@@ -256,6 +259,7 @@ class ClipDataModule(LightningDataModule):
         val_shards: folders whose samples give the validation loss.
         batch_size: samples of one micro-batch on one device.
         group_by_modality: keep pictures and videos in batches of their own.
+        group_by_length: batch conversations of like numbers of words, so that less is computed on padding.
         limit: use only the first so many samples; for trials.
         num_workers: loader processes; 0 reads in the training process. Does not change the order.
         seed: of the order.
@@ -272,6 +276,7 @@ class ClipDataModule(LightningDataModule):
         val_shards: list[str] | None = None,
         batch_size: int = 8,
         group_by_modality: bool = False,
+        group_by_length: bool = False,
         limit: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -288,8 +293,8 @@ class ClipDataModule(LightningDataModule):
             name, value = ("num_workers", num_workers) if num_workers < 0 else ("seed", seed)
             raise ConfigError(f"data.{name} must be 0 or more, got {value}")
         skip = damaged_shards == "skip"
-        self.batch_size, self.group_by_modality, self.seed = batch_size, group_by_modality, seed
-        self.num_workers = num_workers
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.group_by_modality, self.group_by_length = group_by_modality, group_by_length
         self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip), processor, limit)
         val_set = ShardSet(val_shards, skip_damaged=skip) if val_shards else None
         self.val_source = SampleSource(val_set, processor) if val_set else None
@@ -326,7 +331,8 @@ class ClipDataModule(LightningDataModule):
         layout = Layout(micro=self.batch_size, world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
         source = self.train_source
         groups = source.shards.column("modality")[: len(source)] if self.group_by_modality else None
-        return ResumableLoader(source, layout, trainer.global_rank, self.seed, self._settings(), groups, trainer)
+        lengths = source.shards.column("words")[: len(source)] if self.group_by_length else None
+        return ResumableLoader(source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, trainer)
 
     def val_dataloader(self) -> PlannedLoader | list:
         """Validation batches of this process, in the shards' order; every process has the same number."""

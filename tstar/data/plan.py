@@ -28,7 +28,18 @@ class Layout:
         return self.micro * self.world * self.accumulate
 
 
-def epoch_order(samples: int, global_batch: int, seed: int, epoch: int, groups: np.ndarray | None = None) -> np.ndarray:
+LENGTH_WINDOW = 16
+"""Global batches among whose samples those of like length are brought together."""
+
+
+def epoch_order(
+    samples: int,
+    global_batch: int,
+    seed: int,
+    epoch: int,
+    groups: np.ndarray | None = None,
+    lengths: np.ndarray | None = None,
+) -> np.ndarray:
     """Sample numbers of one epoch in the order they are trained, cut to whole global batches.
 
     Args:
@@ -38,6 +49,7 @@ def epoch_order(samples: int, global_batch: int, seed: int, epoch: int, groups: 
         epoch: from 0.
         groups: a group number for every sample, [samples]; global batches then hold one group each as far as the numbers
             allow, in shuffled order (paper section 6: images and videos do not share a batch).
+        lengths: of every sample, [samples]; those of a global batch are then alike, so that less is computed on padding.
 
     Returns:
         [k * global_batch], every number at most once.
@@ -50,16 +62,22 @@ def epoch_order(samples: int, global_batch: int, seed: int, epoch: int, groups: 
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(samples)
     whole = samples // global_batch * global_batch
-    if groups is None:
+    if groups is None and lengths is None:
         return order[:whole]
     full, rest = [], []
-    for group in np.unique(groups):
-        mine = order[groups[order] == group]
+    for mine in [order] if groups is None else [order[groups[order] == group] for group in np.unique(groups)]:
         cut = len(mine) // global_batch * global_batch
-        full.append(mine[:cut])
+        full.append(mine[:cut] if lengths is None else _alike(mine[:cut], lengths, global_batch * LENGTH_WINDOW, rng))
         rest.append(mine[cut:])
     batches = np.concatenate([*full, *rest])[:whole].reshape(-1, global_batch)
     return rng.permutation(batches).reshape(-1)
+
+
+def _alike(order: np.ndarray, lengths: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
+    """Every ``window`` samples of the order sorted by length, give or take a tenth: in few samples, too, others meet each epoch."""
+    blurred = lengths[order] * rng.uniform(0.9, 1.1, len(order))
+    parts = [slice(start, start + window) for start in range(0, len(order), window)]
+    return np.concatenate([order[:0], *(order[part][np.argsort(blurred[part])] for part in parts)])
 
 
 def rank_batches(order: np.ndarray, layout: Layout, rank: int, position: int = 0) -> Iterator[list[int]]:

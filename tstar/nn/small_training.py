@@ -24,8 +24,10 @@ class Schedule:
     lr: float = 2e-3
     """Peak, for matrices (Muon, scaled to match Adam's steps) and for everything else (AdamW)."""
     warmup_steps: int = 100
+    decay: float = 0.4
+    """Share of the steps, at the end, over which the rate falls; until then it is the peak, or late courses learn nothing."""
     floor: float = 0.02
-    """Share of the peak that the cosine ends at."""
+    """Share of the peak that the fall ends at."""
     weight_decay: float = 0.05
     """On matrices only."""
     checkpoint_every: int = 200
@@ -34,7 +36,8 @@ class Schedule:
     def share(self, step: int) -> float:
         """Share of the peak rate at ``step`` (from 0)."""
         rise = (step + 1) / max(1, min(self.warmup_steps, self.steps // 10))
-        return min(rise, max(self.floor, 0.5 * (1 + math.cos(math.pi * step / self.steps))))
+        left = (self.steps - step) / self.steps
+        return min(1.0, rise, max(self.floor, left / self.decay))
 
 
 @dataclass

@@ -38,10 +38,12 @@ from tstar.data.miniature.words import (
 
 GROUP = 4
 """Pictures of one group."""
-FIELDS = {"colour": 0.2, "shape": 0.85, "size": 0.15, "place": 0.35, "background": 0.15}
+FIELDS = {"colour": 0.7, "shape": 0.9, "size": 0.5, "place": 0.6, "background": 0.6}
 """What a caption may tell of a scene, and how often it does; the less is told, the more each part of it counts."""
-CHANGES = {"colour": 1, "shape": 6, "size": 1, "place": 3, "background": 1}
+CHANGES = {"colour": 1, "shape": 4, "size": 2, "place": 3, "background": 2}
 """How often the members of a group differ in this; colours and backgrounds are learnt from anything, shapes are not."""
+LONGEST = 23
+"""Words and commas of a scene's caption, at most; ahead of it, what lies over the scene may be told."""
 Captioned = tuple[Film, str]
 """A film of one frame and what is to be seen on it."""
 
@@ -122,16 +124,16 @@ def random_scene(rng: random.Random, side: Side) -> Scene:
         Thing(colour=colour, shape=shape, radius=_radius(rng), x=x, y=y)
         for (colour, shape), (x, y) in zip(looks, points, strict=True)
     )
-    told: frozenset[str] = frozenset()
-    while not told:
-        told = frozenset(field for field, share in FIELDS.items() if rng.random() < share)
-    return Scene(
+    scene = Scene(
         texture=texture,
         palette=pick_palette(rng, side, texture),
         things=things,
-        told=told,
+        told=frozenset(),
         seed=rng.getrandbits(32),
     )
+    while not scene.told or len(scene_caption(scene).replace(",", " ,").split()) > LONGEST:
+        scene = replace(scene, told=frozenset(field for field, share in FIELDS.items() if rng.random() < share))
+    return scene
 
 
 def changed(rng: random.Random, side: Side, scene: Scene, what: str, k: int) -> Scene:

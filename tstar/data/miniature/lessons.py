@@ -15,7 +15,7 @@ from tstar.data.miniature.clips import Plot
 from tstar.data.miniature.prompts import FORMATS, Question, pick_order, prompt, reply
 from tstar.data.miniature.seeds import LETTERS, item_rng
 from tstar.data.miniature.stills import still
-from tstar.data.miniature.training import ask, lettered_round, mixed_rounds, training_plot
+from tstar.data.miniature.training import WORDS, ask, lettered_round, mixed_rounds, training_plot
 from tstar.data.miniature.words import Side
 
 Pieces = list[tuple[str, bool]]
@@ -123,7 +123,7 @@ def lesson(rng: random.Random, course: Course, side: Side = "train") -> Pieces:
         return chat.pieces(binding_lesson(rng, style, course.few_words))
     plot = told_plot(rng, side, course.longest_caption)
     questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(*course.rounds)))
-    first, *rest = mixed_rounds(rng, questions, style)
+    first, *rest = mixed_rounds(rng, questions, style, WORDS)
     return chat.pieces([{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest])
 
 

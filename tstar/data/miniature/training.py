@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tstar.data.miniature.clips import CLIPS, Plot, anomaly, count, order, topic
@@ -84,34 +85,46 @@ def image_record(config: WorldConfig, index: int, plot: Plot) -> Record:
     """An image and one to five questions, open, lettered, or both."""
     rng = item_rng(config.seed, "train", "image_sft", index)
     questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(3, 5)))
-    turns = mixed_rounds(rng, questions, rng.choice(_IMAGE_FORMATS), "image")
+    turns = mixed_rounds(rng, questions, rng.choice(_IMAGE_FORMATS), SEEN, "image")
     return _record(f"image_sft_{index:06d}", "image", f"images/{index:06d}.png", turns)
 
 
-def mixed_rounds(rng: random.Random, questions: Sequence[Question], style: str, medium: str = "video") -> list[Turn]:
+@dataclass(frozen=True, kw_only=True)
+class Ways:
+    """How questions are asked: shares of those asked openly only and both ways; the rest have options only."""
+
+    opened: float
+    both: float
+
+
+WORDS = Ways(opened=0.25, both=0.2)
+"""About scenes in words: letters are what is hard to learn."""
+SEEN = Ways(opened=0.6, both=0.15)
+"""About pictures and films: what is hard is to see, and an open answer says more of it, in fewer words, than a letter."""
+
+
+def mixed_rounds(
+    rng: random.Random, questions: Sequence[Question], style: str, ways: Ways, medium: str = "video"
+) -> list[Turn]:
     """Every question open, lettered, or first open and then lettered, so that its letter has only to be looked up."""
     turns: list[Turn] = []
     for question in questions:
         way = rng.random() if question.options else 0.0
-        if way < 0.45:
+        if way < ways.opened + ways.both:
             turns += ask(question.text, question.answer)
-        if way > 0.25:
+        if way > ways.opened:
             turns += lettered_round(rng, question, style, medium)
     return turns
 
 
 def video_records(config: WorldConfig, index: int, plot: Plot, split: str = "train") -> list[Record]:
-    """A video with open and lettered questions; in a third of the conversations its caption is asked for at the end.
-
-    Never before: the answers would be read off the caption then.
-    """
+    """A video with open and lettered questions; its caption is asked for at the end, or the answers would be read off it."""
     rng = item_rng(config.seed, split, "video_sft", index)
     folder = "videos" if split == "train" else "val_videos"
     first, *rest = plot.questions
     questions = [first, *rng.sample(rest, min(len(rest), rng.randint(3, 5)))]
     rng.shuffle(questions)
-    turns = mixed_rounds(rng, questions, rng.choice(FORMATS))
-    if rng.random() < 1 / 3:
-        turns += ask(rng.choice(DESCRIBE_VIDEO), plot.caption)
+    turns = mixed_rounds(rng, questions, rng.choice(FORMATS), SEEN)
+    turns += ask(rng.choice(DESCRIBE_VIDEO), plot.caption)
     name = f"video_{'sft' if split == 'train' else split}_{index:06d}"
     return [_record(name, "video", f"{folder}/{index:06d}.mp4", turns)]

@@ -103,8 +103,11 @@ def test_samples_of_like_length_share_a_global_batch_and_no_sample_is_lost(kinds
     plain = epoch_order(SAMPLES, GLOBAL, seed=1, epoch=2, groups=groups)
     order = epoch_order(SAMPLES, GLOBAL, seed=1, epoch=2, groups=groups, lengths=lengths)
     assert len(order) == len(set(order.tolist())) == SAMPLES // GLOBAL * GLOBAL
-    waste = [(lengths[o].reshape(-1, GLOBAL).max(1) / lengths[o].reshape(-1, GLOBAL).mean(1)).mean() for o in (plain, order)]
-    assert waste[0] > 1.6 and waste[1] < 1.2
+    waste = [
+        (lengths[o].reshape(-1, GLOBAL).max(1) / lengths[o].reshape(-1, GLOBAL).mean(1)).mean() for o in (plain, order)
+    ]
+    assert waste[0] > 1.6
+    assert waste[1] < 1.2
     batches = order.reshape(-1, GLOBAL)
     means = lengths[batches].mean(1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # short ones do not come first

@@ -190,7 +190,13 @@ def test_the_real_models_split_as_they_should(miniature_parts, miniature_languag
     for model, outside in (
         (
             vision,
-            ("text.token_embedding.weight", "text.positional_embedding", "text.text_projection", "visual.proj", "visual.conv1.weight"),
+            (
+                "text.token_embedding.weight",
+                "text.positional_embedding",
+                "text.text_projection",
+                "visual.proj",
+                "visual.conv1.weight",
+            ),
         ),
         (miniature_language.model, ("model.embed_tokens.weight",)),
     ):

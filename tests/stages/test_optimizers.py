@@ -30,7 +30,7 @@ def test_the_rate_rises_linearly_then_falls_as_a_half_cosine(total, fraction, wa
 def test_the_schedule_drives_every_group_at_its_own_peak():
     model = nn.ModuleDict({"compressor": nn.Linear(2, 2), "language": nn.Linear(2, 2)})
     config = OptimizerConfig(lr=1.0, compressor_lr=10.0, warmup_fraction=0.5)
-    optimizer, schedule = build_optimizer(model.named_parameters(), config, total_steps=4)
+    optimizer, schedule = build_optimizer(model, config, total_steps=4)
     seen = []
     for _ in range(4):
         seen.append({g["name"]: g["lr"] for g in optimizer.param_groups})
@@ -43,7 +43,7 @@ def test_the_schedule_drives_every_group_at_its_own_peak():
 def groups_of(model, **settings):
     config = OptimizerConfig(weight_decay=0.1, **settings)
     names = {id(p): n for n, p in model.named_parameters()}
-    groups = parameter_groups(model.named_parameters(), config)
+    groups = parameter_groups(model, config)
     return {g["name"]: ({names[id(p)] for p in g["params"]}, g["weight_decay"]) for g in groups}
 
 
@@ -94,7 +94,7 @@ def test_without_decay_it_is_plain_adam():
             optimizer.step()
         return model["compressor"].weight.detach()
 
-    ours = run(lambda m: build_optimizer(m.named_parameters(), OptimizerConfig(lr=0.1, warmup_fraction=0.0), 100)[0])
+    ours = run(lambda m: build_optimizer(m, OptimizerConfig(lr=0.1, warmup_fraction=0.0), 100)[0])
     torch.testing.assert_close(ours, run(lambda m: torch.optim.Adam(m.parameters(), lr=0.1)))
 
 

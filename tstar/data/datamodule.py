@@ -332,7 +332,9 @@ class ClipDataModule(LightningDataModule):
         source = self.train_source
         groups = source.shards.column("modality")[: len(source)] if self.group_by_modality else None
         lengths = source.shards.column("words")[: len(source)] if self.group_by_length else None
-        return ResumableLoader(source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, trainer)
+        return ResumableLoader(
+            source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, trainer
+        )
 
     def val_dataloader(self) -> PlannedLoader | list:
         """Validation batches of this process, in the shards' order; every process has the same number."""

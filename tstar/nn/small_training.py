@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tstar.errors import DataError
+from tstar.nn.muon import hidden_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,9 @@ class History:
 
 def build_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, vectors and what is tied to them."""
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    inner: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        # open_clip keeps positions and projections to the shared space as bare matrices: no layer multiplies by them
-        bare = name.rsplit(".", 1)[-1] not in ("weight", "in_proj_weight")
-        matrix = parameter.ndim == 2 and not bare and id(parameter) not in embeddings
-        (inner if matrix else rest).append(parameter)
+    chosen = hidden_matrices(model)
+    inner = [p for p in model.parameters() if id(p) in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
         torch.optim.Muon(inner, lr=schedule.lr, weight_decay=schedule.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=0.0),

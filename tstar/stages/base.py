@@ -162,7 +162,7 @@ class Stage(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam over what learns, with warm-up and cosine a step."""
-        optimizer, schedule = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, self.total_steps)
+        optimizer, schedule = build_optimizer(self.lmm, self.optimizer_config, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # checkpoints: the trained part, and enough to know the rest again
@@ -205,12 +205,12 @@ class Stage(LightningModule):
 
     def _restore_optimizer_settings(self, checkpoint: dict[str, Any]) -> None:
         """An optimizer's state brings its settings along: the recipe's win, but for the rate, where ``lr_on_resume`` decides."""
-        fresh, _ = build_optimizer(self.lmm.named_parameters(), self.optimizer_config, 1)
+        fresh, _ = build_optimizer(self.lmm, self.optimizer_config, 1)
         peaks = [group["initial_lr"] for group in fresh.param_groups]
         states, schedules = checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", [])
         for state, schedule in zip(states, schedules, strict=True):
             for group, own in zip(state["param_groups"], fresh.param_groups, strict=True):
-                group.update({name: own[name] for name in ("betas", "eps", "weight_decay")})
+                group.update({name: own[name] for name in ("betas", "eps", "weight_decay") if name in own})
             saved = [group["initial_lr"] for group in state["param_groups"]]
             if saved == peaks:
                 continue

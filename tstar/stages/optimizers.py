@@ -1,19 +1,22 @@
 """Adam with linear warm-up and a cosine down to zero, and which tensors decay (paper section 4, methods of the recipe files)."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
 from tstar.errors import ConfigError
+from tstar.nn.muon import MuonAdam, hidden_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Adam and its schedule."""
 
+    matrices: Literal["adam", "muon"] = "adam"
+    """What trains the matrices inside the layers; muon needs fewer steps where little has been learnt before."""
     lr: float = 2e-5
     """Peak learning rate."""
     compressor_lr: float | None = None
@@ -60,22 +63,24 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not exempt
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> list[dict]:
-    """Trained parameters in groups {compressor, language} x {decay, no decay}; empty groups are left out."""
-    groups: dict[tuple[str, bool], dict] = {}
-    for name, parameter in named:
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict]:
+    """Trained parameters in groups {compressor, language} x {decay, no decay}, and those of Muon; empty groups are left out."""
+    groups: dict[tuple[str, bool, bool], dict] = {}
+    chosen = hidden_matrices(model) if config.matrices == "muon" else set()
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "compressor" if ".compressor." in f".{name}" else "language"
-        decay = decays(name, parameter)
+        decay, muon = decays(name, parameter), id(parameter) in chosen
         lr = config.compressor_lr if part == "compressor" and config.compressor_lr else config.lr
         group = groups.setdefault(
-            (part, decay),
+            (part, decay, muon),
             {
+                **({"muon": True} if muon else {}),
                 "params": [],
                 "lr": lr,
                 "weight_decay": config.weight_decay if decay else 0.0,
-                "name": f"{part}{'' if decay else ', no decay'}",
+                "name": f"{part}{'' if decay else ', no decay'}{', muon' if muon else ''}",
             },
         )
         group["params"].append(parameter)
@@ -83,11 +88,13 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], config: Optimize
 
 
 def build_optimizer(
-    named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, total_steps: int
+    model: nn.Module, config: OptimizerConfig, total_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimizer and a schedule that is stepped once a training step."""
-    groups = parameter_groups(named, config)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    groups = parameter_groups(model, config)
+    adam = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    muon = config.matrices == "muon"
+    optimizer: torch.optim.Optimizer = MuonAdam(groups, **adam) if muon else torch.optim.AdamW(groups, **adam)  # type: ignore[arg-type]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step, total_steps, config.warmup_fraction)
     )

@@ -23,6 +23,8 @@ from tstar.errors import ConfigError, DataError
 
 PARTS = ("vision", "language")
 CARD = "card.json"
+GROUPS = 16
+"""Groups of pictures in a batch of the encoder's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,7 @@ def make_vision(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespa
             fresh,
             galleries,
             group=GROUP,
+            groups_per_step=GROUPS,
             seed=arguments.seed,
             state=work / "state.pt",
             progress=update,
@@ -161,6 +164,7 @@ def make_vision(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespa
     return {
         "galleries": [list(gallery) for gallery in plan.galleries],
         "steps": sum(gallery.steps for gallery in galleries),
+        "batch": GROUP * GROUPS,
         "seconds": round(history.seconds),
         "loss": round(history.recent(100), 4),
         "retrieval": caption_retrieval(fresh, max(4, int(128 * share)), arguments.seed),

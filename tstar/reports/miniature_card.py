@@ -26,6 +26,8 @@ options, chance 25 %):
   the larger deviation: letters 18 %, binding 22 % after 1,000 steps.
 - Binding alone in chat form: leaves chance at step 400, 82 % after 900. Half of it without roles: solved by step 800.
   This is the first course now; the others keep a share of it.
+- All three courses under one cosine, 4,000 steps: letters 72.6 %, open questions 73.5 %, the same on scenes like those of
+  training: the last course ran at a seventh of the peak rate and less. Now the rate stays at its peak for 60 % of the steps.
 
 For the encoder (does a picture prefer its own caption to one that differs in one detail; chance 50 %):
 
@@ -34,6 +36,10 @@ For the encoder (does a picture prefer its own caption to one that differs in on
 - Captions that leave things out, and groups that differ in what they tell: shapes 60 to 68 % after 900 steps, places
   50 %.
 - Single objects and their shapes first, with fixed sine positions: shapes 76 %, places 78 % after 600 steps.
+- The same for 4,200 steps: twins 90.4 %, of all 512 captions 45.9 %; linear probes of colour 80 %, shape 79 %, size 92 %,
+  place 95 %, background 38 %. What the other captions of a batch do not ask for is not kept.
+- A captioning decoder beside it from the start, without the first course: after 800 steps it names 80 % of colours and
+  25 % of shapes (chance 17 %). The first course is still needed.
 """
 
 
@@ -54,12 +60,12 @@ def _vision(card: Mapping[str, Any]) -> list[str]:
         "## vision/",
         "",
         "An open_clip image-text model: a vision transformer (96 px, patches of 16 pixels, 6 x 6 patch tokens) and a text "
-        "transformer, trained with open_clip's contrastive loss. Batches consist of groups of four pictures that differ in "
-        "one detail, captions leave details out at random, and single objects of different shapes come first. Without these, "
-        "colours and backgrounds were learned within 200 steps, and shapes and places stayed near chance for the next 1,500.",
+        "transformer, trained with open_clip's contrastive loss and, as CoCa (arXiv:2205.01917), the captioning loss of a small "
+        "decoder, which is not kept. Batches consist of groups of four pictures that differ in one detail, captions leave "
+        "details out at random, and single objects of different shapes come first.",
         "",
-        f"{galleries}; batches of 64; {card['seconds'] / 60:.0f} min, "
-        f"contrastive loss of the last 100 steps {card['loss']}.",
+        f"{galleries}; batches of {card['batch']}; {card['seconds'] / 60:.0f} min, "
+        f"loss of the last 100 steps {card['loss']}.",
         "",
         "| held-out scenes | |",
         "|---|---|",

@@ -22,9 +22,9 @@ class WorldConfig:
 
     seed: int = 0
     """Everything in the world follows from it."""
-    images: int = 4000
+    images: int = 8000
     """Training images (captions and questions)."""
-    videos: int = 2000
+    videos: int = 3000
     """Training videos, 3-16 s."""
     val_videos: int = 24
     """Videos for the validation loss, from the held-out scenes."""

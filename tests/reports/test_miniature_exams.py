@@ -191,7 +191,7 @@ def test_the_model_card_prints_what_the_records_say():
     vision = {
         **made,
         "galleries": [["shapes", 1234, 1111], ["whole", 5678, 3210]],
-        "pictures": 27648,
+        "batch": 48,
         "loss": 1.2345,
         "retrieval": {"twins": 0.789, "all": 0.4561, "pictures": 512},
         "probes": {"colour": 0.912, "place": 0.8765},

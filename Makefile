@@ -27,7 +27,8 @@ miniature-models: env ## train the miniature's frozen parts again, both at once 
 	$(MAKE) -j2 miniature-part-vision miniature-part-language
 
 miniature-part-%: env
-	export OMP_NUM_THREADS=$$($(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))"); $(BIN)/tstar miniature-models --part $*
+	export OMP_NUM_THREADS=$$($(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))"); \
+	$(BIN)/tstar miniature-models --part $* --workers $$OMP_NUM_THREADS
 
 fit: miniature ## the main job: train and evaluate a miniature TSTAR end to end (goes on where it was stopped)
 	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $$(test -d runs/$(RECIPE) && echo --ckpt)

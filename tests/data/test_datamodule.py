@@ -276,6 +276,7 @@ def test_epochs_cut_by_limit_train_batches_resume_exactly(shards, tmp_path, limi
         ({"batch": 8}, r"global batch is 8 and was 4; keep data\.batch_size x devices x trainer\.accumulate"),
         ({"accumulate": 2}, "global batch is 8 and was 4"),
         ({"data": {"limit": 20}}, r"number of samples \(data\.limit\) is not that .* \(now 20, then 29\)"),
+        ({"data": {"group_by_length": True}}, r"group_by_length are not those of the checkpoint \(now length, then \)"),
         ({"limit_train_batches": 5}, r"an epoch has 5 steps and had 7; keep trainer\.limit_train_batches"),
     ],
 )
@@ -284,6 +285,14 @@ def test_a_resume_that_would_give_another_order_is_refused(shards, tmp_path, cha
     with pytest.raises(ConfigError, match=f"cannot go on: .*{reason}") as caught:
         fit(shards, tmp_path, ckpt=tmp_path / "a.ckpt", **change)
     assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_by_length_is_the_planned_order_of_the_words_in_the_index(shards, tmp_path):
+    words = ShardSet([shards]).column("words")
+    run = fit(shards, tmp_path, data={"group_by_length": True})
+    orders = [epoch_order(len(words), 4, seed=SEED, epoch=epoch, lengths=words) for epoch in (0, 1)]
+    assert ids(run) == [[str(n) for n in batch] for order in orders for batch in order.reshape(-1, 4)]
+    assert ids(run) != planned()
 
 
 def test_a_resume_with_other_shards_is_refused(shards, copy, tmp_path):
@@ -304,7 +313,7 @@ def test_the_checkpoint_holds_tensors_and_json_only(shards, tmp_path):
         "seed": SEED,
         "samples": SAMPLES,
         "index": ShardSet([shards]).digest,
-        "grouped_by": [],
+        "grouped_by": "",
         "global_batch": 4,
         "steps_per_epoch": PER_EPOCH,
         "accumulate": 2,

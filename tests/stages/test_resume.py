@@ -33,6 +33,19 @@ def differ(first, second):
     return [name for name in first if not torch.equal(first[name], second[name])]
 
 
+@pytest.mark.parametrize("stop", [5, 6])
+def test_muons_state_goes_on_too(stop, make_stage, train, tmp_path):
+    run = {"lr": 5e-3, "optimizer": {"matrices": "muon"}}
+    whole = make_stage(Align, **run)
+    losses = train(whole, max_epochs=2).losses.values
+    callbacks = stop_at(stop, tmp_path)
+    begun = train(make_stage(Align, **run), max_epochs=2, callbacks=callbacks)
+    stage = make_stage(Align, **run)
+    rest = train(stage, max_epochs=2, ckpt=str(callbacks[-1].saved))
+    assert begun.losses.values + rest.losses.values == losses
+    assert differ(dict(whole.lmm.state_dict()), dict(stage.lmm.state_dict())) == []
+
+
 @pytest.fixture(scope="module")
 def straight(make_stage, train):
     """Weights, losses and samples of two epochs of 6 steps without a stop."""
@@ -214,6 +227,12 @@ def test_every_other_optimizer_setting_is_the_recipes(aligned, make_stage, train
     groups = {g["name"]: g for g in trainer.optimizers[0].param_groups}
     assert {name: g["weight_decay"] for name, g in groups.items()} == {"compressor": 0.5, "compressor, no decay": 0.0}
     assert {tuple(g["betas"]) for g in groups.values()} == {(0.8, 0.9)}
+
+
+def test_another_optimizer_is_refused(aligned, make_stage, train, one_line):
+    with pytest.raises(ConfigError) as caught:
+        train(make_stage(Align, optimizer={"matrices": "muon"}), ckpt=str(aligned[1]))
+    one_line(caught.value, "model.init_args.optimizer.matrices", "muon", "start a new run")
 
 
 def test_differences_name_every_setting_that_changed():

@@ -193,7 +193,9 @@ class ResumableLoader:
             "seed": self.seed,
             "samples": len(self.source),
             "index": self.source.shards.digest,
-            "grouped_by": [n for n, of in (("modality", self.groups), ("length", self.lengths)) if of is not None],
+            "grouped_by": " and ".join(
+                n for n, of in (("modality", self.groups), ("length", self.lengths)) if of is not None
+            ),
             "global_batch": self.layout.global_batch,
             "steps_per_epoch": self.steps_per_epoch,
             "accumulate": self.layout.accumulate,
@@ -213,9 +215,10 @@ class ResumableLoader:
             "grouped_by": "data.group_by_modality and data.group_by_length are not those of",
         }
         for key, name in names.items():
-            if state[key] != mine[key]:
+            then = state.get(key, "")  # the first checkpoints do not name a grouping
+            if then != mine[key]:
                 raise ConfigError(
-                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.12}, then {state[key]!s:.12}); "
+                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.20}, then {then!s:.20}); "
                     "restore it or start a new run"
                 )
         if state["global_batch"] != mine["global_batch"]:

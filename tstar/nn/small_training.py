@@ -34,6 +34,10 @@ class Schedule:
     checkpoint_every: int = 200
     """Steps between states that a stopped training goes on from."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay must be above 0 and at most 1, got {self.decay}")
+
     def share(self, step: int) -> float:
         """Share of the peak rate at ``step`` (from 0)."""
         rise = (step + 1) / max(1, min(self.warmup_steps, self.steps // 10))

@@ -161,7 +161,7 @@ class Stage(LightningModule):
         return min(bounds)
 
     def configure_optimizers(self) -> Any:
-        """Adam over what learns, with warm-up and cosine a step."""
+        """Adam, or Muon and Adam, over what learns, with warm-up and cosine a step."""
         optimizer, schedule = build_optimizer(self.lmm, self.optimizer_config, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -209,6 +209,12 @@ class Stage(LightningModule):
         peaks = [group["initial_lr"] for group in fresh.param_groups]
         states, schedules = checkpoint.get("optimizer_states", []), checkpoint.get("lr_schedulers", [])
         for state, schedule in zip(states, schedules, strict=True):
+            then, now = (any("muon" in g for g in groups) for groups in (state["param_groups"], fresh.param_groups))
+            if then != now:
+                raise ConfigError(
+                    f"model.init_args.optimizer.matrices is {self.optimizer_config.matrices} and was not in the checkpoint; "
+                    "restore it or start a new run"
+                )
             for group, own in zip(state["param_groups"], fresh.param_groups, strict=True):
                 group.update({name: own[name] for name in ("betas", "eps", "weight_decay") if name in own})
             saved = [group["initial_lr"] for group in state["param_groups"]]

@@ -1,4 +1,4 @@
-"""Adam with linear warm-up and a cosine down to zero, and which tensors decay (paper section 4, methods of the recipe files)."""
+"""Adam, or Muon for matrices, with linear warm-up and a cosine down to zero, and which tensors decay (paper section 4)."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tstar.nn.muon import MuonAdam, hidden_matrices
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam and its schedule."""
+    """Adam, or Muon and Adam, and the schedule of both."""
 
     matrices: Literal["adam", "muon"] = "adam"
     """What trains the matrices inside the layers; muon needs fewer steps where little has been learnt before."""
@@ -22,11 +22,11 @@ class OptimizerConfig:
     compressor_lr: float | None = None
     """Peak learning rate of the compressor where it differs."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moment averages."""
+    """Decay of Adam's two moment averages."""
     eps: float = 1e-8
-    """Use 1e-6 with fp16."""
+    """Adam's; use 1e-6 with fp16."""
     weight_decay: float = 0.0
-    """Decoupled; never on biases, norms, queries and the state-space parameters. With 0 this is plain Adam."""
+    """Decoupled; never on biases, norms, queries and the state-space parameters. With 0, AdamW is plain Adam."""
     warmup_fraction: float = 0.03
     """Share of the steps over which the rate rises linearly."""
 

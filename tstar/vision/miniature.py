@@ -107,7 +107,7 @@ def train_miniature_encoder(
         seed: of weights and order.
         state: file from which a stopped training goes on.
         progress: called with (steps done, steps in all).
-        compiled: let torch compile the towers first; the same up to rounding.
+        compiled: let torch compile the model first; the same up to rounding.
     """
     from open_clip.loss import CoCaLoss
 

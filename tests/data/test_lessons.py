@@ -155,7 +155,7 @@ def answer_from(scene, question):
 def triples(scene):
     """(shape, colour, texture) of everything a scene in words holds."""
     found = set()
-    for part in re.split(r"(?<=background), then ", scene):
+    for part in re.split(r"(?<=background), then |\. ", scene):
         textures = re.findall(r"on a (\w+) background", part)
         if textures:
             (texture,) = set(textures)
@@ -176,9 +176,18 @@ def read():
     return {name: lessons(course, 1500, 0, "read", name) for name, course in COURSES.items()}
 
 
+def frames_of(pieces):
+    """Lessons about a film told frame by frame: (phrases, rounds); the rest gives None. A caption has at most two sentences."""
+    found = rounds(pieces)
+    if not found or found[0][0].split("\n")[0].count(". ") < 2 or not found[0][0].split("\n")[0].endswith("."):
+        return None
+    scene, first = split_scene(found[0][0])
+    return scene.rstrip(".").split(". "), [(first, found[0][1]), *found[1:]]
+
+
 def told(pieces):
     """Lessons about a scene: (scene, rounds); the rest gives None."""
-    found = rounds(pieces)
+    found = rounds(pieces) if frames_of(pieces) is None else None
     if not found or not found[0][0].split("\n")[0].endswith("."):
         return None
     if re.match(r"The answer is .+\. Which option is it\?|Carefully watch|Select the best", found[0][0]):
@@ -207,6 +216,51 @@ def test_every_answer_about_a_scene_follows_from_its_words(read):
     assert all(0.22 < letters[letter] / total < 0.28 for letter in "ABCD")
 
 
+def seen_in(phrases, question):
+    """What a reader of the phrases can say to a question; None where a glance now and then does not tell."""
+    text = ". ".join(phrases)
+    shapes = [shape for _, shape in LOOK.findall(text)]
+    distinct = list(dict.fromkeys(shapes))
+    if m := re.fullmatch(r"What shape appears on the (\w+) background\?", question):
+        on = {shape for phrase in phrases if f"on a {m[1]} background" in phrase for _, shape in LOOK.findall(phrase)}
+        return on.pop() if len(on) == 1 else None
+    if m := re.fullmatch(r"What colour is the (\w+)\?", question):
+        found = {colour for colour, shape in LOOK.findall(text) if shape == m[1]}
+        return found.pop() if len(found) == 1 else None
+    if question == "What is the background like?":
+        return one(r"(?:on a|^a|\. a) (\w+) background", text)
+    if question == "In what order do the shapes appear?":
+        return ", ".join(distinct) if len(distinct) == 4 else None
+    if m := re.fullmatch(r"What happens to the (\w+)\?", question):
+        sizes, colours = re.findall(rf"(small|large) \w+ {m[1]}", text), re.findall(rf"(\w+) {m[1]}", text)
+        if len(set(sizes)) == 2:
+            return "it grows" if sizes[0] == "small" else "it shrinks"
+        return f"it turns from {colours[0]} to {colours[-1]}" if len(set(colours)) == 2 else None
+    if question == "What is the secret word?":
+        found = set(re.findall(r"the secret word (\w+)", text))
+        return found.pop() if found else None
+    if question.startswith(("What kind of fruit", "What is the name of the landmark")):
+        found = set(re.findall(r"a picture of (?:an? )?([A-Za-z ]+)", text))
+        return found.pop() if found else None
+    return None
+
+
+def test_every_answer_about_a_storyboard_follows_from_it(read):
+    known = Counter()
+    for pieces in read["whole"]:
+        if (lesson := frames_of(pieces)) is None:
+            continue
+        phrases, turns = lesson
+        assert all(re.search(r" background|picture of|screen turns", phrase) for phrase in phrases)
+        for question, answer in turns:
+            text, word, _ = unlettered(question, answer)
+            expected = seen_in(phrases, text)
+            assert expected in (None, word), (phrases, text, word)
+            known[expected is not None] += 1
+            assert not text.startswith("How fast")
+    assert known[True] > 150
+
+
 def test_the_reader_here_would_notice_wrong_answers(read):
     """Other answers from the same list of options are never what the words say."""
     checked = 0
@@ -228,7 +282,7 @@ def test_binding_asks_for_the_letter_of_a_word_that_is_given(read):
     seen, sizes = Counter(), Counter()
     for pieces in (pieces for found in read.values() for pieces in found):
         found = rounds(pieces)
-        if found is None or told(pieces) is not None:
+        if found is None or told(pieces) is not None or frames_of(pieces) is not None:
             continue
         options = {a or b: word for a, b, word in LISTED.findall(found[0][0])}
         assert list(options) == list("ABCD"[: len(options)])
@@ -258,7 +312,7 @@ def test_binding_asks_for_the_letter_of_a_word_that_is_given(read):
 def test_bare_lists_bind_too(read):
     """Lessons without roles: a list, then words with the letter that is learnt."""
     checked = 0
-    for pieces in read["letters"]:
+    for pieces in read["letters"]:  # the only course that has them
         if rounds(pieces) is not None:
             continue
         text = "".join(piece for piece, _ in pieces)
@@ -268,8 +322,7 @@ def test_bare_lists_bind_too(read):
         assert len(asked) >= 4
         assert all(options[letter] == word for word, letter in asked)
         checked += 1
-    if not checked:
-        pytest.skip("no course has them")
+    assert checked > 200
 
 
 def test_answers_and_captions_are_learnt_and_nothing_else(read):
@@ -291,8 +344,8 @@ def test_training_lessons_hold_no_held_out_combination_and_exams_only_such(read)
     trained = set()
     for pieces in (pieces for found in read.values() for pieces in found):
         text = "".join(piece for piece, _ in pieces)
-        lesson = told(pieces)
-        trained |= triples(lesson[0] if lesson else text)
+        lesson, film = told(pieces), frames_of(pieces)
+        trained |= triples(". ".join(film[0]) if film else lesson[0] if lesson else text)
     examined = set()
     for kind in ("letter", "open"):
         for k in range(600):
@@ -354,9 +407,9 @@ def test_courses_keep_to_their_settings(read):
                 many.add(sum(unlettered(*turn)[2] == "open" for turn in lesson[1]))
             elif len(pieces) == 2:
                 longest = max(longest, len(pieces[1][0].strip()))
-        assert longest <= course.longest_caption, name
+        assert longest <= max(course.longest_caption, 250), name  # look-ups need several objects
         if course.binding < 1 and course.longest_caption < 1000:
-            assert longest > 0.9 * course.longest_caption
+            assert longest > 0.85 * course.longest_caption
         styles = Counter(
             style
             for pieces in read[name]
@@ -364,7 +417,7 @@ def test_courses_keep_to_their_settings(read):
             for style in {unlettered(*turn)[2] for turn in told(pieces)[1]} - {"open"}
         )
         for style, share in zip(("vnbench", "mlvu", "videomme", "tempcompass"), course.styles, strict=True):
-            assert bool(styles[style]) == (share > 0 and course.binding < 1), (name, style)
+            assert bool(styles[style]) == (share > 0 and course.binding + course.lookups < 1), (name, style)
 
 
 def test_a_lesson_depends_on_name_and_number_alone():

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -42,12 +43,17 @@ class Plan:
 PLANS = {
     "default": Plan(
         galleries=(("shapes", 8000, 1600), ("whole", 20_000, 5600)),
-        readings=(("letters", 40_000, 1000, 64), ("short", 48_000, 1500, 32), ("whole", 96_000, 3000, 32)),
+        readings=(
+            ("look-ups", 40_000, 600, 64),
+            ("letters", 60_000, 1000, 64),
+            ("short", 25_600, 800, 32),
+            ("whole", 100_000, 3200, 32),
+        ),
         exam=1000,
     ),
     "tiny": Plan(
         galleries=(("shapes", 16, 1), ("whole", 16, 2)),
-        readings=(("letters", 16, 1, 8), ("short", 32, 1, 8), ("whole", 32, 1, 8)),
+        readings=(("look-ups", 16, 1, 8), ("letters", 16, 1, 8), ("short", 16, 1, 8), ("whole", 32, 1, 8)),
         exam=12,
     ),
 }
@@ -57,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make what is missing below ``--out``; returns the exit status."""
     out, work, plan = Path(arguments.out), Path(arguments.work), PLANS[arguments.scale]
     if arguments.compile is None:
-        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        compiler = shutil.which(shlex.split(os.environ.get("CXX") or "g++")[0])
         arguments.compile = arguments.scale != "tiny" and compiler is not None
     wanted = {part: made_of(part, plan, arguments) for part in PARTS}
     makers: dict[str, Callable[..., dict[str, Any]]] = {"vision": make_vision, "language": make_language}

@@ -25,9 +25,17 @@ options, chance 25 %):
 - That model put straight into the mixture: binding back at chance within 400 steps. The mixture from the start with
   the larger deviation: letters 18 %, binding 22 % after 1,000 steps.
 - Binding alone in chat form: leaves chance at step 400, 82 % after 900. Half of it without roles: solved by step 800.
-  This is the first course now; the others keep a share of it.
+  Such a course comes early now; the others keep a share of it.
 - All three courses under one cosine, 4,000 steps: letters 72.6 %, open questions 73.5 %, the same on scenes like those of
-  training: the last course ran at a seventh of the peak rate and less. Now the rate stays at its peak for 60 % of the steps.
+  training: the last course ran at a seventh of the peak rate and less. With the peak rate for 60 % of 5,500 steps: letters
+  83.5 %, open 84.4 %, orders 98 %, but which of several objects has a property (*look-ups*) still 60 %, no more than one of
+  the objects at random.
+- Look-ups among other questions, in single steps of 16 to 64 lessons and rates of 5e-4 to 2e-3, Muon or Adam, either
+  deviation: 50 to 70 % after 800 to 1,600 steps. With many questions about one scene the loss falls, because one answer can be
+  read off another, and single questions stay at 62 %.
+- Look-ups alone, two questions a scene, batches of 64, rate 1e-3: 57 % after 400 steps. With biases in the attention, set so
+  that the first heads begin by looking one to four tokens back: 87 % after 400 steps, 97 % after 700. Letters, taught
+  after that in a mixture of both, leave chance within 350 steps, and look-ups stay at 95 %.
 
 For the encoder (does a picture prefer its own caption to one that differs in one detail; chance 50 %):
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tstar.data.conversations import get_template, tokenize_conversation
 from tstar.data.miniature import exam
-from tstar.data.miniature.captioned import GROUP, captioned_group, draw, draw_scene, place_word, random_scene
+from tstar.data.miniature.captioned import GROUP, captioned_group, draw, draw_scene, random_scene
 from tstar.data.miniature.render import render
 from tstar.data.miniature.seeds import item_rng
+from tstar.data.miniature.storyboard import place_word
 from tstar.data.miniature.words import COLOURS, PLACES, SHAPES, TEXTURES, Side
 from tstar.language import LanguageConfig
 from tstar.language.splice import IGNORE

@@ -1,4 +1,4 @@
-"""Pictures with captions for the encoder's contrastive training, in groups whose members differ in one detail.
+"""Pictures with captions for the encoder's training, in groups whose members differ in one detail.
 
 A batch of unrelated scenes is told apart by its colours alone; beside a near twin, what differs has to be seen: a shape, a
 place, a size, a number, a word. Only combinations that training may use occur (see ``words``).
@@ -16,12 +16,12 @@ from tstar.data.miniature.film import Actor, Film, Needle
 from tstar.data.miniature.icons import VARIANTS
 from tstar.data.miniature.render import render
 from tstar.data.miniature.stories import NEEDLE_TYPES, needle_story, story, tell_needles
+from tstar.data.miniature.storyboard import place_word
 from tstar.data.miniature.words import (
     ANOMALIES,
     FRUITS,
     NAMES,
     OBJECTS,
-    PLACES,
     PLURALS,
     POOLS,
     SHAPES,
@@ -39,11 +39,11 @@ from tstar.data.miniature.words import (
 GROUP = 4
 """Pictures of one group."""
 FIELDS = {"colour": 0.7, "shape": 0.9, "size": 0.5, "place": 0.6, "background": 0.6}
-"""What a caption may tell of a scene, and how often it does; the less is told, the more each part of it counts."""
+"""What a caption may tell of a scene, and how often it does; where less is told, each part of it counts more."""
 CHANGES = {"colour": 1, "shape": 4, "size": 2, "place": 3, "background": 2}
 """How often the members of a group differ in this; colours and backgrounds are learnt from anything, shapes are not."""
 LONGEST = 23
-"""Words and commas of a scene's caption, at most; ahead of it, what lies over the scene may be told."""
+"""Words and commas of a base scene's caption, at most; a changed detail may add a few, and so may what lies over the scene."""
 Captioned = tuple[Film, str]
 """A film of one frame and what is to be seen on it."""
 
@@ -73,12 +73,6 @@ class Scene:
     told: frozenset[str]
     """What the caption says of it, of ``FIELDS``."""
     seed: int
-
-
-def place_word(x: float, y: float) -> str:
-    """Which of the nine places a point (pixels) lies in."""
-    third = SIZE / 3
-    return PLACES[3 * min(2, int(y / third)) + min(2, int(x / third))]
 
 
 def scene_caption(scene: Scene) -> str:

@@ -1,8 +1,9 @@
 """What the miniature language model reads before it ever sees a picture: scenes told in words, and questions about them.
 
 Naming an answer is learnt in a few hundred steps; giving its letter is a second look-up on top of the first, and a small
-model finds it late or never. So the first course asks for nothing but the letter of a word that is given (*binding*), in few
-words; later ones keep some of that, ask many questions openly before they ask for the letter, and tell short scenes first.
+model finds it late or never; nor does it find by itself which of several objects a word belongs to. So the first two courses ask
+for nothing but that: a property of one of several objects (*look-ups*), and the letter of a word that is given (*binding*), in few
+words. Later ones keep some of both, ask many questions openly before they ask for the letter, and tell short scenes first.
 """
 
 import random
@@ -15,6 +16,7 @@ from tstar.data.miniature.clips import Plot
 from tstar.data.miniature.prompts import FORMATS, Question, pick_order, prompt, reply
 from tstar.data.miniature.seeds import LETTERS, item_rng
 from tstar.data.miniature.stills import still
+from tstar.data.miniature.storyboard import storyboard
 from tstar.data.miniature.training import WORDS, ask, lettered_round, mixed_rounds, training_plot
 from tstar.data.miniature.words import Side
 
@@ -25,6 +27,10 @@ _POOLS: tuple[tuple[str, ...], ...] = (
     *(tuple(words.PLURALS[shape] for shape in words.SHAPES), tuple(map(str, range(1, 17)))),
 )
 _BINDING = ("Which option says {}?", "The answer is {}. Which option is it?")
+_MANY = 7
+"""Questions of a plot with several objects: at least so many."""
+_TOO_FINE = ("speed", "action")
+"""Skills that a storyboard's places and times do not tell."""
 _SHORTLY = ("{}?", "And {}?", *_BINDING)
 
 
@@ -33,26 +39,34 @@ class Course:
     """A mixture of lessons."""
 
     longest_caption: int
-    """Scenes told in more characters than this are left out."""
+    """Scenes told in more characters than this are left out, but for look-ups, which need several objects."""
     rounds: tuple[int, int]
     """Fewest and most questions about one scene."""
     styles: tuple[float, float, float, float]
     """Shares of the suites' formats, in the order of ``FORMATS``."""
     binding: float = 0.25
     """Share of lessons that ask for the letter of a given word."""
-    captions: float = 0.1
+    captions: float = 0.05
     """Share of lessons that are a caption alone."""
+    lookups: float = 0.1
+    """Share of lessons that ask openly about one of several objects."""
+    storyboards: float = 0.0
+    """Share of lessons about films told frame by frame."""
     few_words: bool = False
     """Binding without the suites' formats and without options that are orders of several words."""
 
 
-LETTERS_ONLY = Course(longest_caption=90, rounds=(2, 3), styles=(1, 1, 1, 1), binding=1.0, captions=0.0, few_words=True)
-"""Which letter a word has, and nothing else."""
+LOOK_UPS = Course(longest_caption=250, rounds=(2, 2), styles=(1, 1, 1, 1), binding=0.0, captions=0.0, lookups=1.0)
+"""Which word goes with which, and nothing else."""
+BINDING = Course(
+    longest_caption=250, rounds=(2, 2), styles=(1, 1, 1, 1), binding=0.7, captions=0.0, lookups=0.3, few_words=True
+)
+"""Which letter a word has, and some look-ups, or they are forgotten."""
 SHORT = Course(longest_caption=90, rounds=(2, 3), styles=(1, 2, 0, 2))
 """Scenes of one sentence, the suites' short formats."""
-WHOLE = Course(longest_caption=1000, rounds=(3, 5), styles=(1, 1, 1, 1), binding=0.1)
+WHOLE = Course(longest_caption=1000, rounds=(3, 5), styles=(1, 1, 1, 1), binding=0.1, storyboards=0.15)
 """Everything the training sets and suites have."""
-COURSES = {"letters": LETTERS_ONLY, "short": SHORT, "whole": WHOLE}
+COURSES = {"look-ups": LOOK_UPS, "letters": BINDING, "short": SHORT, "whole": WHOLE}
 
 
 def told_plot(rng: random.Random, side: Side, longest_caption: int) -> Plot:
@@ -110,6 +124,34 @@ def bare_binding(rng: random.Random) -> Pieces:
     return pieces
 
 
+def lookup_lesson(rng: random.Random, side: Side) -> list[Turn]:
+    """A scene or film of several objects and two open questions: with more, one answer would be read off another."""
+    plot = told_plot(rng, side, LOOK_UPS.longest_caption)
+    while len(plot.questions) < _MANY:
+        plot = told_plot(rng, side, LOOK_UPS.longest_caption)
+    turns = [turn for question in rng.sample(plot.questions, 2) for turn in ask(question.text, question.answer)]
+    return _about(plot.caption, turns)
+
+
+def storyboard_lesson(rng: random.Random, course: Course, style: str, side: Side) -> list[Turn]:
+    """A film told frame by frame, and questions about it: what moved, changed, came in which order and how often.
+
+    What is short may fall between two looks, as it does for a compressor that keeps every third frame.
+    """
+    questions: list[Question] = []
+    while not questions:
+        plot = training_plot(rng, side)
+        questions = [question for question in plot.questions if question.skill not in _TOO_FINE]
+    questions = rng.sample(questions, min(len(questions), rng.randint(*course.rounds)))
+    return _about(f"{'. '.join(storyboard(plot.film))}.", mixed_rounds(rng, questions, style, WORDS))
+
+
+def _about(text: str, turns: list[Turn]) -> list[Turn]:
+    """The conversation with the text ahead of its first question."""
+    first, *rest = turns
+    return [{"from": "human", "value": f"{text}\n{first['value']}"}, *rest]
+
+
 def lesson(rng: random.Random, course: Course, side: Side = "train") -> Pieces:
     """One lesson as pieces of text, each with whether it is learnt."""
     kind = rng.random()
@@ -121,10 +163,13 @@ def lesson(rng: random.Random, course: Course, side: Side = "train") -> Pieces:
         if course.few_words and rng.random() < 0.5:
             return bare_binding(rng)
         return chat.pieces(binding_lesson(rng, style, course.few_words))
+    if kind < course.captions + course.binding + course.lookups:
+        return chat.pieces(lookup_lesson(rng, side))
+    if kind > 1 - course.storyboards:
+        return chat.pieces(storyboard_lesson(rng, course, style, side))
     plot = told_plot(rng, side, course.longest_caption)
     questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(*course.rounds)))
-    first, *rest = mixed_rounds(rng, questions, style, WORDS)
-    return chat.pieces([{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest])
+    return chat.pieces(_about(plot.caption, mixed_rounds(rng, questions, style, WORDS)))
 
 
 def lessons(course: Course, count: int, *name: object) -> list[Pieces]:
@@ -151,5 +196,4 @@ def exam(kind: str, index: int, *name: object) -> tuple[list[Turn], str]:
         turns = ask(question.text, question.answer)
     else:
         turns = lettered_round(rng, question, style)
-    first, *rest = turns
-    return [{"from": "human", "value": f"{plot.caption}\n{first['value']}"}, *rest], question.skill
+    return _about(plot.caption, turns), question.skill

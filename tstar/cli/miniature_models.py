@@ -53,7 +53,7 @@ PLANS = {
     ),
     "tiny": Plan(
         galleries=(("shapes", 16, 1), ("whole", 16, 2)),
-        readings=(("look-ups", 16, 1, 8), ("letters", 16, 1, 8), ("short", 16, 1, 8), ("whole", 32, 1, 8)),
+        readings=(("look-ups", 16, 1, 8), ("letters", 16, 1, 8), ("whole", 32, 1, 8)),
         exam=12,
     ),
 }

@@ -42,7 +42,7 @@ class MiniatureEncoder:
     caption_layers: int = 2
     """Of the decoder that is there in training only."""
     caption_weight: float = 2.0
-    """Of the captioning loss, beside 1 for the contrastive loss (CoCa, table 7)."""
+    """Of the captioning loss, beside 1 for the contrastive loss, as in CoCa."""
 
     def open_clip_config(self, vocabulary: int, end: int) -> dict[str, Any]:
         """The model as open_clip describes it; captions end with token ``end``."""

@@ -32,13 +32,13 @@ def test_seeded_heads_look_as_far_back_as_they_are_told(attention):
         for head, offset in enumerate(offsets):
             assert seeded[layer, head].argmax() == offset, (layer, head)
             assert seeded[layer, head, offset] > 0.2
-            assert seeded[layer, head, 8:].max() < 0.05
+            far = [d for d in range(12) if abs(d - offset) > 3]
+            assert seeded[layer, head, far].max() < seeded[layer, head, offset] / 4
 
 
 def test_the_others_look_everywhere_as_before(attention):
     plain, seeded = attention
     assert plain.max() < 0.06  # 1 of 20 to 60 tokens each
-    assert seeded[1, len(LOOK_BACK[1]) :].max() < 0.06
     assert seeded[len(LOOK_BACK) :].max() < 0.06
 
 

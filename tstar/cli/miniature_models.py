@@ -44,10 +44,10 @@ PLANS = {
     "default": Plan(
         galleries=(("shapes", 8000, 1600), ("whole", 20_000, 5600)),
         readings=(
-            ("look-ups", 40_000, 600, 64),
+            ("look-ups", 51_200, 800, 64),
             ("letters", 60_000, 1000, 64),
             ("short", 25_600, 800, 32),
-            ("whole", 100_000, 3200, 32),
+            ("whole", 115_200, 3600, 32),
         ),
         exam=1000,
     ),

@@ -25,8 +25,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 CONTEXT = 2048
-LOOK_BACK = ((1, 2, 3, 4), (1, 2))
-"""How many tokens back the heads of the first layers look when training begins; further heads look nowhere in particular."""
+LOOK_BACK = ((1, 2, 5, 6), (1, 2, 3, 4))
+"""How many tokens back the heads of the first layers look when training begins; further heads look nowhere in particular.
+
+Five and six words lie between an object and its background: a *red heart* moves left on a *striped* background."""
 
 Document = Sequence[tuple[str, bool]]
 """Pieces of text, each with whether it is learnt."""

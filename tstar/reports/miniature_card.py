@@ -36,6 +36,11 @@ options, chance 25 %):
 - Look-ups alone, two questions a scene, batches of 64, rate 1e-3: 57 % after 400 steps. With biases in the attention, set so
   that the first heads begin by looking one to four tokens back: 87 % after 400 steps, 97 % after 700. Letters, taught
   after that in a mixture of both, leave chance within 350 steps, and look-ups stay at 95 %.
+- The whole training from there, 5,600 steps: letters 93.5 %, open 95.1 %. What was missing: which object belongs to which
+  background, words five and six tokens apart; on told stories of two to six scenes at chance (one in two to six), with one
+  head that began five tokens back as well. With five and six in the first layer, one to four in the second, and one such
+  question in every look-up lesson about a story: after 600 steps the object of a background 65 of 65, the background of an
+  object 43 of 56.
 
 For the encoder (does a picture prefer its own caption to one that differs in one detail; chance 50 %):
 
@@ -99,7 +104,9 @@ def _language(card: Mapping[str, Any]) -> list[str]:
         "## language/",
         "",
         "A Llama-architecture causal language model with its own byte-level tokenizer and chat template, trained on text: scenes "
-        "told in words, captions, open questions, and lettered questions in the four suites' formats.",
+        "told in words, captions, films told frame by frame (storyboards), open questions, and lettered questions in the four "
+        "suites' formats. The first lessons ask nothing but which of several things goes with which (look-ups). Attention has "
+        "biases, set before training so that the heads of the first two layers begin by looking one to six tokens back.",
         "",
         f"{readings}; {card['seconds'] / 60:.0f} min, answer loss of the last 100 steps {card['loss']} nats a token.",
         "",

@@ -7,7 +7,7 @@ from typing import Any
 
 from tstar.errors import ConfigError
 
-VERSION = 3
+VERSION = 4
 """Goes up whenever the same config would give other bytes."""
 SIZE = 96
 """Height and width of every frame and image, in pixels."""
@@ -24,7 +24,7 @@ class WorldConfig:
     """Everything in the world follows from it."""
     images: int = 8000
     """Training images (captions and questions)."""
-    videos: int = 3000
+    videos: int = 6000
     """Training videos, 3-16 s."""
     val_videos: int = 24
     """Videos for the validation loss, from the held-out scenes."""

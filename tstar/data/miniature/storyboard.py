@@ -7,6 +7,8 @@ from tstar.data.miniature.words import LANDMARKS, PLACES, PLURALS, join_words, w
 
 EVERY = 6
 """Frames between two looks, where there is room for them: what a compressor keeps of 4 frames a second with a stride of 3."""
+MOST = 12
+"""Looks at a film."""
 
 
 def place_word(x: float, y: float) -> str:
@@ -15,21 +17,52 @@ def place_word(x: float, y: float) -> str:
     return PLACES[3 * row + column]
 
 
-def storyboard(film: Film, most: int = 8) -> list[str]:
-    """What is to be seen on up to ``most`` frames, evenly spread, one phrase each."""
+def look_frames(film: Film, most: int = MOST) -> list[int]:
+    """The frames looked at: up to ``most``, evenly spread over the finished film."""
     looks = max(1, min(most, film.frames // EVERY))
-    return [seen(film, (2 * k + 1) * film.frames // (2 * looks)) for k in range(looks)]
+    return [(2 * k + 1) * film.frames // (2 * looks) for k in range(looks)]
+
+
+def storyboard(film: Film, most: int = MOST) -> list[str]:
+    """What is to be seen on the frames looked at, one phrase each; the film must have shots of its own."""
+    return [seen(film, frame) for frame in look_frames(film, most)]
+
+
+def glimpses(film: Film, most: int = MOST) -> tuple[list[int], list[int]]:
+    """How many looks fall on each thing that comes and goes (needles, appearances, the anomaly), and on each scene."""
+    looks = look_frames(film, most)
+    base = [frame for frame in (_base_frame(film, look) for look in looks) if frame is not None]
+    passing = [sum(n.start <= look < n.start + n.frames for look in looks) for n in film.needles]
+    if film.anomaly:
+        passing.append(_within(base, film.anomaly[1], sum(film.anomaly[1:])))
+    scenes, first = [], 0
+    for shot in film.shots:
+        scenes.append(_within(base, first, first + shot.frames))
+        passing += [_within(base, first + start, first + end) for actor in shot.actors for start, end in actor.shown]
+        first += shot.frames
+    return passing, scenes
+
+
+def _within(frames: list[int], start: int, end: int) -> int:
+    return sum(start <= frame < end for frame in frames)
+
+
+def _base_frame(film: Film, frame: int) -> int | None:
+    """Which frame of the shots a frame of the finished film shows; None where a picture is inserted."""
+    inserted = [needle for needle in film.needles if needle.kind == "insert"]
+    if any(needle.start <= frame < needle.start + needle.frames for needle in inserted):
+        return None
+    base = frame - sum(needle.frames for needle in inserted if needle.start < frame)
+    return film.base_frames - 1 - base if film.reverse else base
 
 
 def seen(film: Film, frame: int) -> str:
-    """What is to be seen on a frame of the finished film, which must have shots of its own."""
+    """What is to be seen on a frame of the finished film."""
     here = [needle for needle in film.needles if needle.start <= frame < needle.start + needle.frames]
-    for needle in here:
-        if needle.kind == "insert":
-            return f"a picture of {needle.word if needle.word in LANDMARKS else with_article(needle.word)}"
-    inserted = [n for n in film.needles if n.kind == "insert"]
-    base = frame - sum(max(0, min(n.frames, frame - n.start)) for n in inserted)
-    base = film.base_frames - 1 - base if film.reverse else base
+    base = _base_frame(film, frame)
+    if base is None:
+        (word,) = (needle.word for needle in here if needle.kind == "insert")
+        return f"a picture of {word if word in LANDMARKS else with_article(word)}"
     what = ""
     if film.anomaly and film.anomaly[1] <= base < sum(film.anomaly[1:]):
         what = film.anomaly[0]

@@ -16,15 +16,19 @@ from tstar.data.miniature.words import Side
 DESCRIBE_IMAGE = ("Describe the image.", "What does the image show?", "Write a caption for this image.")
 DESCRIBE_VIDEO = ("Describe the video.", "What happens in the video?", "Write a caption for this video.")
 _KINDS = (*CLIPS, "story", *NEEDLE_TYPES)
-_WEIGHTS = [{"motion": 3, "change": 3, "action": 2, "order": 3, "count": 3, "story": 4}.get(kind, 2) for kind in _KINDS]
+# how often a kind comes up: in words, and as videos
+_TOLD = {"motion": 3, "change": 3, "action": 2, "order": 3, "count": 3, "story": 4}
+_SHOWN = {"motion": 5, "change": 4, "action": 3, "order": 2, "count": 4, "story": 4, "anomaly": 2, "topic": 1}
+_SHOWN |= {kind: 1 if kind.startswith("ret") else 3 for kind in NEEDLE_TYPES}
 _IMAGE_FORMATS = [style for style in FORMATS if style != "videomme"]  # that one speaks of a video
 Turn = dict[str, str]
 Record = dict[str, Any]
 
 
-def training_plot(rng: random.Random, side: Side) -> Plot:
-    """A film of any kind, 3 to 16 s long."""
-    kind = rng.choices(_KINDS, weights=_WEIGHTS)[0]
+def training_plot(rng: random.Random, side: Side, *, shown: bool = False) -> Plot:
+    """A film of any kind, 3 to 16 s long; ``shown`` and not only told, more often of kinds that are hard to see."""
+    weights = _SHOWN if shown else _TOLD
+    kind = rng.choices(_KINDS, weights=[weights.get(kind, 2) for kind in _KINDS])[0]
     if kind == "story":
         scenes = rng.randint(1, 6)
         return story(rng, side, scenes, rng.randint(max(14, 26 // scenes), max(22, 36 // scenes)))
@@ -47,7 +51,8 @@ def plan_image(config: WorldConfig, index: int) -> Plot:
 
 def plan_video(config: WorldConfig, index: int, split: str = "train") -> Plot:
     """Training video ``index``, or with split "val" one for the validation loss, from held-out scenes."""
-    return training_plot(item_rng(config.seed, split, "videos", index), "train" if split == "train" else "eval")
+    rng = item_rng(config.seed, split, "videos", index)
+    return training_plot(rng, "train" if split == "train" else "eval", shown=True)
 
 
 def ask(question: str, answer: str) -> list[Turn]:
@@ -99,7 +104,7 @@ class Ways:
 
 WORDS = Ways(opened=0.25, both=0.2)
 """About scenes in words: letters are what is hard to learn."""
-SEEN = Ways(opened=0.6, both=0.15)
+SEEN = Ways(opened=0.7, both=0.1)
 """About pictures and films: what is hard is to see, and an open answer says more of it, in fewer words, than a letter."""
 
 

@@ -78,7 +78,7 @@ def questions_of(medium):
 
 def test_a_world_is_as_large_as_it_says(world):
     trained, held = world
-    assert (len(trained), len(held)) == (8000 + 3000, 24 + 10 * 9 + 5 * 20 + 3 * 12 + 8 * 10)
+    assert (len(trained), len(held)) == (8000 + 6000, 24 + 10 * 9 + 5 * 20 + 3 * 12 + 8 * 10)
 
 
 def test_the_hash_here_sees_what_is_asked_and_not_the_noise(world):

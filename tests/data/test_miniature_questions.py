@@ -226,7 +226,7 @@ def test_a_trained_letter_tells_nothing_about_another(files, name):
     for apart in (1, 2):
         pairs = Counter(pair for talk in talks for pair in zip(talk, talk[apart:], strict=False))
         total = sum(pairs.values())
-        assert total > 300
+        assert total > 200
         first, then = (Counter() for _ in range(2))
         for (a, b), number in pairs.items():
             first[a] += number
@@ -265,7 +265,7 @@ def test_a_video_has_one_conversation_of_four_to_six_questions(files):
     assert set(numbers) <= {2, 3, 4, 5, 6}  # a topic has no more than two
     assert described == len(records)
     assert ways[False,] > 0.5 * sum(ways.values())  # an open answer says more than a letter
-    assert min(ways.values()) > 0.1 * sum(ways.values())
+    assert min(ways.values()) > 0.08 * sum(ways.values())
 
 
 def test_training_asks_in_all_four_formats_and_openly(files):

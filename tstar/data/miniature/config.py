@@ -25,7 +25,7 @@ class WorldConfig:
     images: int = 8000
     """Training images (captions and questions)."""
     videos: int = 6000
-    """Training videos, 3-16 s."""
+    """Training videos, 3-26 s."""
     val_videos: int = 24
     """Videos for the validation loss, from the held-out scenes."""
     haystacks: int = 10

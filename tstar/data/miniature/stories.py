@@ -169,11 +169,11 @@ def tell_needles(needles: tuple[Needle, ...]) -> str:
     return f"{', then '.join(parts)}."
 
 
-def needle_story(rng: random.Random, side: Side, kind: str, scenes: int | None = None) -> Plot:
+def needle_story(rng: random.Random, side: Side, kind: str, scenes: int | None = None, scene_frames: int = 0) -> Plot:
     """A story with needles of the VNBench type; the haystack is long enough for six of them."""
     scenes = scenes or rng.randint(1, 4)
     needs = {"cnt_edit1": 80, "cnt_edit2": 60, "ord_edit1": 60}.get(kind, 32)
-    told = story(rng, side, scenes, max(16, needs // scenes + 3))
+    told = story(rng, side, scenes, max(16, needs // scenes + 3, scene_frames))
     film, question = hide(rng, side, told.film, kind)
     caption = f"{told.caption} in the video, {tell_needles(film.needles)}"
     return Plot(film=film, caption=caption, questions=(question, *rng.sample(told.questions, 3)))

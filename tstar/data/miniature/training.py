@@ -16,32 +16,35 @@ from tstar.data.miniature.words import Side
 DESCRIBE_IMAGE = ("Describe the image.", "What does the image show?", "Write a caption for this image.")
 DESCRIBE_VIDEO = ("Describe the video.", "What happens in the video?", "Write a caption for this video.")
 _KINDS = (*CLIPS, "story", *NEEDLE_TYPES)
-# how often a kind comes up: in words, and as videos
-_TOLD = {"motion": 3, "change": 3, "action": 2, "order": 3, "count": 3, "story": 4}
-_SHOWN = {"motion": 5, "change": 4, "action": 3, "order": 2, "count": 4, "story": 4, "anomaly": 2, "topic": 1}
-_SHOWN |= {kind: 1 if kind.startswith("ret") else 3 for kind in NEEDLE_TYPES}
+_WEIGHTS = [{"motion": 3, "change": 3, "action": 2, "order": 3, "count": 3, "story": 4}.get(kind, 2) for kind in _KINDS]
 _IMAGE_FORMATS = [style for style in FORMATS if style != "videomme"]  # that one speaks of a video
 Turn = dict[str, str]
 Record = dict[str, Any]
 
 
-def training_plot(rng: random.Random, side: Side, *, shown: bool = False) -> Plot:
-    """A film of any kind, 3 to 16 s long; ``shown`` and not only told, more often of kinds that are hard to see."""
-    weights = _SHOWN if shown else _TOLD
-    kind = rng.choices(_KINDS, weights=[weights.get(kind, 2) for kind in _KINDS])[0]
+def training_plot(rng: random.Random, side: Side, *, longest: bool = False) -> Plot:
+    """A film of any kind, 3 to 16 s long; with ``longest``, up to 26 s, as long as any in the suites.
+
+    The longer a film, the further apart are the frames that are looked at; what passes in a second is then seen once, and not
+    on a frame that the compressor keeps.
+    """
+    kind = rng.choices(_KINDS, weights=_WEIGHTS)[0]
     if kind == "story":
-        scenes = rng.randint(1, 6)
+        scenes = rng.randint(1, 8 if longest else 6)
         return story(rng, side, scenes, rng.randint(max(14, 26 // scenes), max(22, 36 // scenes)))
     if kind in NEEDLE_TYPES:
+        if longest:
+            scenes = rng.randint(1, 6)
+            return needle_story(rng, side, kind, scenes, rng.randint(32, 156) // scenes)
         return needle_story(rng, side, kind)
     if kind == "order":
-        return order(rng, side, rng.randint(5, 8))
+        return order(rng, side, rng.randint(5, 12 if longest else 8))
     if kind == "count":
-        return count(rng, side, rng.randint(9, 12))
+        return count(rng, side, rng.randint(9, 14 if longest else 12))
     if kind == "anomaly":
-        return anomaly(rng, side, rng.randint(4, 8))
+        return anomaly(rng, side, rng.randint(4, 14 if longest else 8))
     if kind == "topic":
-        return topic(rng, side, rng.randint(7, 12))
+        return topic(rng, side, rng.randint(7, 14 if longest else 12))
     return CLIPS[kind](rng, side)
 
 
@@ -52,7 +55,7 @@ def plan_image(config: WorldConfig, index: int) -> Plot:
 def plan_video(config: WorldConfig, index: int, split: str = "train") -> Plot:
     """Training video ``index``, or with split "val" one for the validation loss, from held-out scenes."""
     rng = item_rng(config.seed, split, "videos", index)
-    return training_plot(rng, "train" if split == "train" else "eval", shown=True)
+    return training_plot(rng, "train" if split == "train" else "eval", longest=rng.random() < 0.5)
 
 
 def ask(question: str, answer: str) -> list[Turn]:

@@ -114,7 +114,6 @@ def test_glimpses_count_the_looks_at_what_passes():
     assert 0 in glimpses(film, most=4)[0]
 
 
-SHAPES = "circle|square|triangle|star|heart|cross"
 STEPS = {(1, 0): "right", (-1, 0): "left", (0, 1): "down", (0, -1): "up"}
 PLACES = ["top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"]
 

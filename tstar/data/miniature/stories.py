@@ -170,7 +170,7 @@ def tell_needles(needles: tuple[Needle, ...]) -> str:
 
 
 def needle_story(rng: random.Random, side: Side, kind: str, scenes: int | None = None, scene_frames: int = 0) -> Plot:
-    """A story with needles of the VNBench type; the haystack is long enough for six of them."""
+    """A story with needles of the VNBench type; the haystack is long enough for six of them, its scenes for ``scene_frames``."""
     scenes = scenes or rng.randint(1, 4)
     needs = {"cnt_edit1": 80, "cnt_edit2": 60, "ord_edit1": 60}.get(kind, 32)
     told = story(rng, side, scenes, max(16, needs // scenes + 3, scene_frames))

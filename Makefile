@@ -39,7 +39,7 @@ REPORTED := $(foreach recipe,two_stage unified,$(foreach seed,$(SEEDS),$(recipe)
 report-miniature: miniature ## both protocols with three seeds, at one, two and three times the training frames, into reports/miniature/ (hours; goes on where it was stopped)
 	set -e; for run in $(REPORTED); do \
 	  $(BIN)/tstar fit --config stages/$${run%-*}.yaml --name $$run --seed_everything $${run#*-} --data.seed $${run#*-} $$(test -d runs/$$run && echo --ckpt); \
-	  for frames in 48 72; do $(BIN)/tstar validate --ckpt runs/$$run --max-frames $$frames --no-baselines; done; \
+	  for frames in 72 108; do $(BIN)/tstar validate --ckpt runs/$$run --max-frames $$frames --no-baselines; done; \
 	done
 	$(BIN)/tstar report $(addprefix runs/,$(REPORTED)) --out reports/miniature
 

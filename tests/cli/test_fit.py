@@ -192,6 +192,7 @@ def test_the_link_from_model_to_data_carries_this_stages_processor(workplace):
         ([("evaluation.max_frames", "many")], "command line: evaluation.max_frames"),
         ([("evaluation.benchmarks", "[mini-mlvu]")], "must be a mapping"),
         ([("run.max_bad_fraction", "often")], "run.max_bad_fraction"),
+        ([("run.matmul_precision", "low")], "run.matmul_precision"),
         ([("run.max_bad_fraction", "2")], "run.max_bad_fraction must be 0 to 1"),
         ([("data.shards", "data_shards/my")], "data.shards"),
         ([("model", "Align")], "'model' must be a mapping"),

@@ -97,6 +97,9 @@ def answer_from(scene, question):
         return shapes_in(words)[shapes_in(words).index(m[1]) + 1]
     if say(r"In what order do the shapes appear\?"):
         return ", ".join(shapes_in(words))
+    if m := say(r"What colour is the (\w+) at the end\?"):
+        turned = re.search(r" and it turns from \w+ to (\w+)\.$", words)
+        return turned[1] if turned else one(rf"({COLOURS}) {m[1]}", words)
     if m := say(r"What colour is the (\w+)\?"):
         return one(rf"({COLOURS}) {m[1]}", words)
     if m := say(r"What shape is (\w+)\?"):
@@ -138,6 +141,8 @@ def answer_from(scene, question):
         return ", ".join(pictures)
     if say(r"How many secret words appeared in the video\?"):
         return str(len(secrets))
+    if m := say(r"How many \w+ appeared in the (first|last) section\?"):
+        return re.findall(r"(\d+) \w+ are pasted", needles)[0 if m[1] == "first" else -1]
     if say(r"How many \w+ appeared in the video\?"):
         assert len(set(pictures)) == 1
         return str(len(pictures))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tstar.errors import ConfigError, DataError
+from tstar.nn.precision import matmul_precision
 from tstar.vision import VisionConfig, feature_cache
 from tstar.vision.feature_cache import FeatureCache, encoder_digest
 
@@ -226,10 +227,13 @@ def test_another_encoder_never_finds_them(change, encoder, tmp_path, miniature_p
     check(cache.open(SHARDS), encoder)
 
 
-def test_other_pictures_dtypes_and_shards_never_find_them(encoder, tmp_path):
+def test_other_pictures_precisions_and_shards_never_find_them(encoder, tmp_path):
     cache, _ = make(tmp_path, encoder)
     cache.fill(SHARDS, Source())
-    for other in (make(tmp_path, encoder, pictures="crop 96")[0], make(tmp_path, encoder, dtype="float32")[0]):
+    with matmul_precision("medium"):
+        coarse, _ = make(tmp_path, encoder)
+    cropped, exact = make(tmp_path, encoder, pictures="crop 96")[0], make(tmp_path, encoder, dtype="float32")[0]
+    for other in (cropped, exact, coarse):
         with pytest.raises(DataError, match="is missing"):
             other.open(SHARDS)
     with pytest.raises(DataError, match="is missing"):

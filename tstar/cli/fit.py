@@ -92,6 +92,8 @@ def check_origins(recipe: Recipe, name: str) -> None:
 
 def run_stage(folder: RunFolder, name: str, wanted: Path | None) -> int:
     """Train one stage to its end, or go on with it; 0, or the exit status after a stop on request."""
+    from tstar.nn.precision import matmul_precision
+
     record = folder.check_done(name)
     number = f"[{list(folder.stages).index(name) + 1}/{len(folder.stages)}]"
     if record:
@@ -105,7 +107,8 @@ def run_stage(folder: RunFolder, name: str, wanted: Path | None) -> int:
         warn(f"{sentence}; an older checkpoint is used")
     start = f", going on from {checkpoint}" if checkpoint else ""
     say(f"{number} {name}: {config['model']['class_path']}{start}")
-    return train_stage(folder, name, config, checkpoint)
+    with matmul_precision(RunConfig(**(config.get("run") or {})).matmul_precision):
+        return train_stage(folder, name, config, checkpoint)
 
 
 def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint: Path | None) -> int:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from tstar.cli.yaml_files import Lines, load_yaml, parse_value
 from tstar.errors import ConfigError, suggest
@@ -31,12 +31,16 @@ class RunConfig:
     """Steps between progress lines where there is no terminal."""
     max_bad_fraction: float = 0.01
     """Training stops when a larger share of the samples is damaged."""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """How exactly float32 matrices are multiplied, in torch's names; lower is faster where the hardware can do it."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps < 1:
             raise ConfigError(f"run.checkpoint_every_n_steps must be at least 1, got {self.checkpoint_every_n_steps}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"run.max_bad_fraction must be 0 to 1, got {self.max_bad_fraction}")
+        if self.matmul_precision not in (names := ("highest", "high", "medium")):
+            raise ConfigError(f"run.matmul_precision must be one of {', '.join(names)}, got {self.matmul_precision}")
 
 
 @dataclass

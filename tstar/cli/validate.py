@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tstar.cli.progress import say, warn
-from tstar.cli.recipe import Recipe, apply_settings, stage_class
+from tstar.cli.recipe import Recipe, RunConfig, apply_settings, stage_class
 from tstar.errors import ConfigError, DataError, suggest
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def evaluate_checkpoint(
     from tstar.cli.stage_cli import check_types
     from tstar.evaluation.contrasts import suite_parts
     from tstar.evaluation.runner import EvaluationConfig
+    from tstar.nn.precision import matmul_precision
     from tstar.reports.run_report import write_report
     from tstar.stages.base import check_checkpoint
     from tstar.stages.checkpoint_io import load_checkpoint
@@ -123,7 +124,8 @@ def evaluate_checkpoint(
     tag = evaluation_tag(standard, config, limit)
     changed = any(key.startswith("model.") for key, _ in settings or [])
     begun = time.monotonic()
-    callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed)
+    with matmul_precision(RunConfig(**(recipe.get("run") or {})).matmul_precision):
+        callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed)
     record_evaluation(out / "eval" / tag / "evaluation.json", callback.model, config, time.monotonic() - begun)
     sampling = f"{config.max_frames} frames at most, {config.fps:g} a second"
     report, table = write_report(out, tag, callback.reports, checkpoint=str(path), sampling=sampling)

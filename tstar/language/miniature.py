@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tstar.language.splice import IGNORE
+from tstar.nn.precision import matmul_precision
 from tstar.nn.small_training import History, Schedule, train
 
 SPECIAL = ("<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -102,7 +103,8 @@ def train_miniature_language(
     def step_loss(step: int) -> Tensor:
         return answer_loss(body, model.lm_head, *batches[step])
 
-    history = train(model, step_loss, schedule, state, identity, progress=progress)
+    with matmul_precision("medium"):  # two to four times as fast where the processor multiplies bfloat16
+        history = train(model, step_loss, schedule, state, identity, progress=progress)
     logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)

@@ -1,7 +1,7 @@
 """Keeping a frozen encoder's features: every frame is encoded once, not once an epoch and a stage.
 
-    DIR/<encoder, preprocessing, dtype>/<sha256 of a tar>.npy     [rows, N, D], every different clip of the tar once
-                                        <sha256 of a tar>.json    where each sample's rows are; written last
+    DIR/<encoder, preprocessing, precision>/<sha256 of a tar>.npy     [rows, N, D], every different clip of the tar once
+                                            <sha256 of a tar>.json    where each sample's rows are; written last
 
 Both names are digests of what the features follow from, so that features of another encoder or of other shards are never found.
 Letters: M frames of a clip, N patch tokens of a frame, D = d_vision.
@@ -73,7 +73,7 @@ class FeatureCache:
         bar: Callable[[str, str], AbstractContextManager[Update]] = no_bar,
     ) -> None:
         self.encoder, self.dtype, self.tell, self.bar = encoder, np.dtype(dtype), tell, bar
-        self.key = encoder_digest(encoder, f"{FORMAT} {pictures} {dtype}")
+        self.key = encoder_digest(encoder, f"{FORMAT} {pictures} {dtype} {torch.get_float32_matmul_precision()}")
         self.folder = folder / self.key
 
     def fill(self, shards: Sequence[Shard], clips: Clips, device: torch.device | None = None) -> None:

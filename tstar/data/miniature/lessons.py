@@ -15,7 +15,7 @@ from tstar.data.annotations import Turn
 from tstar.data.conversations import get_template
 from tstar.data.miniature import words
 from tstar.data.miniature.clips import Plot, motion
-from tstar.data.miniature.prompts import FORMATS, Question, pick_order, prompt, reply
+from tstar.data.miniature.prompts import FORMATS, PARTS_OF_A_COUNT, Question, pick_order, prompt, reply
 from tstar.data.miniature.seeds import LETTERS, item_rng
 from tstar.data.miniature.stills import scene, still
 from tstar.data.miniature.stories import story
@@ -30,8 +30,8 @@ _POOLS: tuple[tuple[str, ...], ...] = (
     *(tuple(words.PLURALS[shape] for shape in words.SHAPES), tuple(map(str, range(1, 17)))),
 )
 _BINDING = ("Which option says {}?", "The answer is {}. Which option is it?")
-_TOO_FINE = ("speed", "action")
-"""Skills that a storyboard's places and times do not tell."""
+_TOO_FINE = ("speed", "action", *PARTS_OF_A_COUNT)
+"""Skills that a storyboard does not tell: paces, and whether what two looks show is the same thing or another like it."""
 _COUNTS = ("count", "cnt_edit1", "cnt_edit2", "cnt_insert1")
 _SHORTLY = ("{}?", "And {}?", *_BINDING)
 

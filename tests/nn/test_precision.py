@@ -1,0 +1,36 @@
+"""The precision of matrix products: what it does, and that it is given back."""
+
+import pytest
+import torch
+
+from tstar.nn.precision import matmul_precision
+
+
+def test_the_precision_holds_inside_and_is_given_back_also_after_an_error():
+    before, inside = torch.get_float32_matmul_precision(), []
+
+    def fail():
+        with matmul_precision("medium"):
+            inside.append(torch.get_float32_matmul_precision())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert inside == ["medium"]
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_products_are_no_coarser_than_bfloat16_makes_them():
+    torch.manual_seed(0)
+    a, b = torch.randn(64, 96), torch.randn(96, 48)
+    exact = a.double() @ b.double()
+    bound = a.abs().double() @ b.abs().double()  # each factor is rounded by at most 2**-9 of itself
+    with matmul_precision("medium"):
+        coarse = (a @ b).double()
+    assert ((coarse - exact).abs() <= 2.1 * 2**-9 * bound).all()
+    assert ((a @ b).double() - exact).abs().max() < 1e-4
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="'low'"), matmul_precision("low"):
+        pass

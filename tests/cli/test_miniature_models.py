@@ -167,11 +167,15 @@ def test_overwrite_makes_one_part_again_and_leaves_the_other(copy, made, quick_v
 
 
 @pytest.mark.parametrize(
-    ("part", "module", "name"),
-    [("vision", tstar.vision.miniature, "normalise"), ("language", tstar.language.miniature, "answer_loss")],
+    ("part", "module", "name", "stop", "left"),
+    [
+        ("vision", tstar.vision.miniature, "normalise", 3, 1),
+        ("language", tstar.language.miniature, "answer_loss", 3, 2),
+        ("language", tstar.language.miniature, "answer_loss", 4, 1),  # three steps, and one of further reading
+    ],
 )
 def test_a_stopped_training_goes_on_and_ends_the_same(
-    part, module, name, made, tmp_path, quick_drawing, monkeypatch, capsys
+    part, module, name, stop, left, made, tmp_path, quick_drawing, monkeypatch, capsys
 ):
     for place in (tstar.vision.miniature, tstar.language.miniature):
         monkeypatch.setattr(place, "Schedule", functools.partial(Schedule, checkpoint_every=1))
@@ -179,7 +183,7 @@ def test_a_stopped_training_goes_on_and_ends_the_same(
 
     def stopping(*arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == stop:
             raise KeyboardInterrupt
         return whole(*arguments)
 
@@ -193,7 +197,7 @@ def test_a_stopped_training_goes_on_and_ends_the_same(
     calls.clear()
     calls += [1] * 10
     assert make(tmp_path, "--part", part) == 0
-    assert len(calls) == 11  # the third step alone was left
+    assert len(calls) == 10 + left
     assert not list((tmp_path / "work").iterdir())
     assert not (tmp_path / "out" / "README.md").exists()  # the page needs both
     file = Path("out") / part / WEIGHTS[part]

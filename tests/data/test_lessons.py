@@ -1,11 +1,13 @@
 """What the miniature language model reads: every answer follows from the words before it, read here by other rules."""
 
+import random
 import re
 from collections import Counter
 
 import pytest
 
 from tstar.data.miniature import COURSES, exam, lessons
+from tstar.data.miniature.lessons import told_plot
 
 COLOURS = "red|green|blue|yellow|orange|purple|pink|white"
 SHAPES = ["circle", "square", "triangle", "star", "heart", "cross"]
@@ -97,9 +99,6 @@ def answer_from(scene, question):
         return shapes_in(words)[shapes_in(words).index(m[1]) + 1]
     if say(r"In what order do the shapes appear\?"):
         return ", ".join(shapes_in(words))
-    if m := say(r"What colour is the (\w+) at the end\?"):
-        turned = re.search(r" and it turns from \w+ to (\w+)\.$", words)
-        return turned[1] if turned else one(rf"({COLOURS}) {m[1]}", words)
     if m := say(r"What colour is the (\w+)\?"):
         return one(rf"({COLOURS}) {m[1]}", words)
     if m := say(r"What shape is (\w+)\?"):
@@ -141,8 +140,6 @@ def answer_from(scene, question):
         return ", ".join(pictures)
     if say(r"How many secret words appeared in the video\?"):
         return str(len(secrets))
-    if m := say(r"How many \w+ appeared in the (first|last) section\?"):
-        return re.findall(r"(\d+) \w+ are pasted", needles)[0 if m[1] == "first" else -1]
     if say(r"How many \w+ appeared in the video\?"):
         assert len(set(pictures)) == 1
         return str(len(pictures))
@@ -386,3 +383,16 @@ def test_a_lesson_depends_on_name_and_number_alone():
         assert lessons(course, 10, 3, "x") == first[:10]
         assert lessons(course, 10, 4, "x") != first[:10]
         assert lessons(course, 10, 3, "y") != first[:10]
+
+
+def test_told_plots_count_as_often_as_they_are_told_to():
+    plots = [told_plot(random.Random(k), "train", 1000, counting=1.0) for k in range(40)]
+    assert {plot.questions[0].skill for plot in plots} == {"count", "cnt_edit1", "cnt_edit2", "cnt_insert1"}
+    shares = [
+        sum(
+            told_plot(random.Random(k), "train", 1000, counting=share).questions[0].skill.startswith(("count", "cnt"))
+            for k in range(400)
+        )
+        for share in (0.0, 0.3)
+    ]
+    assert abs(shares[1] - (120 + 0.7 * shares[0])) < 40  # four deviations of 400 draws

@@ -158,8 +158,6 @@ def answer_from(phrases, question):
         return shapes[shapes.index(m[1]) + 1]
     if say(r"In what order do the shapes appear\?"):
         return ", ".join(shapes)
-    if m := say(r"What colour is the (\w+) at the end\?"):
-        return [colour for colour, shape, _, _ in things if shape == m[1]][-1]
     if m := say(r"What colour is the (\w+)\?"):
         return one([colour for colour, shape, _, _ in things if shape == m[1]])
     if m := say(r"Which way does the (?:(\w+) )?(\w+) move\?"):

@@ -95,6 +95,29 @@ def test_loss_with_visual_tokens_is_the_mean_over_all_supervised_tokens(model):
     torch.testing.assert_close(loss.double(), sum(s for s, _ in sums) / count, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["token", "square", "answer"])
+def test_answers_weigh_as_the_reduction_says(miniature_language, reduction):
+    config = LanguageConfig(path=miniature_language.config.path, template="miniature", loss_reduction=reduction)
+    model = config.build().eval()
+    rows = ids_of(model, "red? yes, green? a long answer. blue? no", "What is it? A star on stripes and nothing else.")
+    labels = [torch.full_like(ids, IGNORE) for ids in rows]
+    answers = [(0, 2, 4), (0, 6, 9), (0, len(rows[0]) - 1, len(rows[0])), (1, 0, 1), (1, 5, len(rows[1]))]
+    for row, first, last in answers:
+        labels[row][first:last] = rows[row][first:last]
+    answers.remove((1, 0, 1))  # nothing comes before the first token
+    total = weight = 0.0
+    with torch.no_grad():
+        logits = [model.model(input_ids=ids[None]).logits[0].double() for ids in rows]
+        for row, first, last in answers:
+            counts = {"token": last - first, "square": (last - first) ** 0.5, "answer": 1}[reduction]
+            losses = [-torch.log_softmax(logits[row][k - 1], 0)[rows[row][k]].item() for k in range(first, last)]
+            total += counts * sum(losses) / len(losses)
+            weight += counts
+        loss, count = model.loss(splice(model.embed, rows, no_visual(model, 2), labels))
+    assert count == sum(last - first for _, first, last in answers)
+    assert loss.item() == pytest.approx(total / weight, rel=1e-5)
+
+
 def test_a_samples_loss_does_not_depend_on_the_padding(model):
     short, long = ids_of(
         model, "A red star.", "A red star and a blue circle meet on a striped background; then all stops."

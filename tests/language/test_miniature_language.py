@@ -7,8 +7,10 @@ import torch
 import transformers
 
 from tstar.data.conversations import get_template
+from tstar.errors import DataError
 from tstar.language import LanguageConfig
 from tstar.language.miniature import Reading, train_miniature_language
+from tstar.nn.small_training import Schedule
 
 
 def digests(folder):
@@ -32,6 +34,22 @@ def test_training_learns_the_answers(make_language, tmp_path):
     assert history.recent(2) < history.losses[0] - 1
     assert seen == [(done, 12) for done in range(1, 13)]
     assert len(history.losses) == 12
+
+
+def test_further_reading_goes_on_from_a_finished_model(miniature_parts, language_documents, tmp_path):
+    start, out = miniature_parts / "language", tmp_path / "out"
+    readings = [Reading(language_documents, 2, 8)]
+    still = Schedule(steps=2, lr=0.0, checkpoint_every=1)
+    train_miniature_language(out, readings, start=start, schedule=still)
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert digests(out)[name] == digests(start)[name]
+    state = tmp_path / "state.pt"
+    learning = Schedule(steps=2, lr=1e-3, checkpoint_every=1)
+    train_miniature_language(out, readings, start=start, schedule=learning, state=state)
+    assert digests(out)["tokenizer.json"] == digests(start)["tokenizer.json"]
+    assert digests(out)["model.safetensors"] != digests(start)["model.safetensors"]
+    with pytest.raises(DataError, match="other settings"):  # the same reading, begun elsewhere
+        train_miniature_language(tmp_path / "other", readings, start=out, schedule=learning, state=state)
 
 
 @pytest.mark.parametrize("text", ["A red star.\n(B) two  spaces", "ünïcode ✓ 日本", "", "<|user|>\nq<|end|>\n"])

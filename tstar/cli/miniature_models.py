@@ -26,6 +26,8 @@ PARTS = ("vision", "language")
 CARD = "card.json"
 GROUPS = 16
 """Groups of pictures in a batch of the encoder's."""
+FURTHER_RATE = 5e-4
+"""Peak rate of the language model's last lessons; it falls over all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class Plan:
     """Of the encoder: course, groups of four pictures, steps."""
     readings: tuple[tuple[str, int, int, int], ...]
     """Of the language model: course, lessons, steps, batch size."""
+    further: tuple[str, int, int, int]
+    """What it reads in the end, at ``FURTHER_RATE`` and with new optimizers."""
     exam: int
     """Questions of each kind; the encoder's exams have their own sizes in proportion."""
 
@@ -47,13 +51,15 @@ PLANS = {
             ("look-ups", 51_200, 800, 64),
             ("letters", 60_000, 1000, 64),
             ("short", 25_600, 800, 32),
-            ("whole", 160_000, 5000, 32),
+            ("whole", 115_200, 3600, 32),
         ),
+        further=("counts", 32_000, 1000, 32),
         exam=1000,
     ),
     "tiny": Plan(
         galleries=(("shapes", 16, 1), ("whole", 16, 2)),
         readings=(("look-ups", 16, 1, 8), ("letters", 16, 1, 8), ("whole", 32, 1, 8)),
+        further=("counts", 16, 1, 8),
         exam=12,
     ),
 }
@@ -83,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def made_of(part: str, plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that a part follows from."""
-    of_its_own = {"vision": "galleries", "language": "readings"}[part]
-    return {"seed": arguments.seed, of_its_own: getattr(plan, of_its_own), "exam": plan.exam}
+    of_its_own = {"vision": ("galleries",), "language": ("readings", "further")}[part]
+    return {"seed": arguments.seed, **{name: getattr(plan, name) for name in of_its_own}, "exam": plan.exam}
 
 
 def write_model_card(out: Path) -> Path | None:
@@ -181,25 +187,33 @@ def make_vision(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespa
 def make_language(fresh: Path, work: Path, plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the lessons, train, examine the language model."""
     from tstar.language.miniature import Reading, train_miniature_language
+    from tstar.nn.small_training import History, Schedule
     from tstar.reports.miniature_exams import text_exam
 
-    readings = []
-    for course, count, steps, batch_size in plan.readings:
-        readings.append(Reading(lessons(COURSES[course], count, arguments.seed, "lessons", course), steps, batch_size))
-    with bar("language model", "steps", quiet=arguments.json) as update:
-        history = train_miniature_language(
-            fresh,
-            readings,
-            seed=arguments.seed,
-            state=work / "state.pt",
-            progress=update,
-            compiled=arguments.compile,
-        )
+    def reading(name: str, course: str, count: int, steps: int, batch_size: int) -> Reading:
+        return Reading(lessons(COURSES[course], count, arguments.seed, "lessons", name), steps, batch_size)
+
+    def read(readings: list[Reading], state: str, **how: Any) -> History:
+        with bar("language model", "steps", quiet=arguments.json) as update:
+            return train_miniature_language(
+                fresh,
+                readings,
+                seed=arguments.seed,
+                state=work / state,
+                progress=update,
+                compiled=arguments.compile,
+                **how,
+            )
+
+    first = read([reading(planned[0], *planned) for planned in plan.readings], "state.pt")
+    schedule = Schedule(steps=plan.further[2], lr=FURTHER_RATE, decay=1.0)
+    last = read([reading("further", *plan.further)], "further.pt", start=fresh, schedule=schedule)
+    readings = [*plan.readings, plan.further]
     return {
-        "readings": [list(reading) for reading in plan.readings],
-        "steps": sum(reading.steps for reading in readings),
-        "seconds": round(history.seconds),
-        "loss": round(history.recent(100), 4),
+        "readings": [list(reading) for reading in readings],
+        "steps": sum(steps for _, _, steps, _ in readings),
+        "seconds": round(first.seconds + last.seconds),
+        "loss": round(last.recent(100), 4),
         "exam": text_exam(fresh, plan.exam, arguments.seed),
     }
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from tstar.errors import ConfigError, DataError
 from tstar.language.splice import IGNORE, Spliced
 
+LENGTH_POWERS = {"token": 0.0, "square": 0.5, "answer": 1.0}
+"""A token weighs its answer's length to minus this power, by ``loss_reduction``."""
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings of models whose logits are more than the output embeddings' product."""
 
@@ -32,6 +34,8 @@ class LanguageConfig:
     """Attention implementation as transformers names it; default its own choice."""
     gradient_checkpointing: bool = False
     """Recompute layers in backward: less memory, about a fifth slower."""
+    loss_reduction: Literal["token", "square", "answer"] = "token"
+    """How much an answer of n tokens weighs in a batch's loss: n (the mean over tokens), the square root of n, or 1."""
 
     def build(self) -> "HFCausalLM":
         """Load the model and its tokenizer."""
@@ -57,7 +61,7 @@ class HFCausalLM(nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def loss(self, batch: Spliced) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the supervised tokens of a batch, and how many there are.
+        """Mean cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says, and how many there are.
 
         Logits exist at supervised positions only: with a vocabulary of 150,000 they would be the largest tensor by far.
         """
@@ -71,7 +75,9 @@ class HFCausalLM(nn.Module):
         logits = self.model.get_output_embeddings()(chosen).float()
         if not count:
             return hidden.sum() * 0.0 + logits.sum(), 0  # no logits: their sum is 0 and keeps the head in the graph
-        return F.cross_entropy(logits, targets[supervised]), count
+        losses = F.cross_entropy(logits, targets[supervised], reduction="none")  # [count]
+        weights = answer_lengths(supervised).float().pow(-LENGTH_POWERS[self.config.loss_reduction])
+        return (losses * weights).sum() / weights.sum(), count
 
     def _positions(self, batch: Spliced) -> dict[str, Tensor]:
         takes_positions = "mamba" not in self.model.config.model_type
@@ -104,6 +110,20 @@ class HFCausalLM(nn.Module):
         """The token that is this text and nothing else, if the vocabulary has one."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         return ids[0] if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id else None
+
+
+def answer_lengths(supervised: Tensor) -> Tensor:
+    """How many tokens the answer has that a supervised token belongs to.
+
+    Args:
+        supervised: [B, T], whether a position is learnt; an answer is a run of such positions.
+
+    Returns:
+        [supervised positions], in the order of ``tensor[supervised]``.
+    """
+    starts = supervised & ~F.pad(supervised, (1, 0))[:, :-1]  # [B, T]
+    answer = starts.flatten().cumsum(0)[supervised.flatten()] - 1
+    return torch.bincount(answer)[answer]
 
 
 def _before(answer: str, stop: Sequence[str]) -> str:

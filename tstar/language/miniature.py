@@ -62,18 +62,20 @@ def train_miniature_language(
     readings: Sequence[Reading],
     *,
     sizes: MiniatureLanguage = MiniatureLanguage(),
+    start: Path | None = None,
     schedule: Schedule | None = None,
     seed: int = 0,
     state: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     compiled: bool = False,
 ) -> History:
-    """Make tokenizer and model, train the model on one reading after the other, and write both into ``out``.
+    """Make tokenizer and model, or take finished ones, train the model on one reading after the other, and write both.
 
     Args:
         out: folder.
-        readings: documents and steps, in order; the tokenizer is made from all of them.
-        sizes: of the model.
+        readings: documents and steps, in order; a new tokenizer is made from all of them.
+        sizes: of a new model.
+        start: folder of the model and tokenizer to go on from; may be ``out``.
         schedule: rates; default a peak of 1e-3 over all steps.
         seed: of weights and order.
         state: file from which a stopped training goes on.
@@ -82,10 +84,39 @@ def train_miniature_language(
     """
     from transformers.utils import logging
 
+    logging.disable_progress_bar()
     steps = sum(reading.steps for reading in readings)
     if not readings or not all(reading.documents for reading in readings) or steps < 1:
         raise ValueError("documents and at least one step are needed")
     schedule = schedule or Schedule(steps=steps, lr=1e-3)
+    tokenizer, model = _new(readings, sizes, seed) if start is None else _finished(start)
+    batches = _Batches([(encode(r.documents, tokenizer), r.steps, r.batch_size) for r in readings], seed)
+    read = hashlib.sha256(json.dumps([reading.documents for reading in readings]).encode()).hexdigest()
+    counts = [(len(r.documents), r.steps, r.batch_size) for r in readings]
+    identity: dict[str, Any] = {
+        "language": asdict(sizes),
+        "seed": seed,
+        "readings": counts,
+        "read": read,
+        "compiled": compiled,
+    }
+    if start is not None:
+        identity["start"] = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
+    body = torch.compile(model.model, dynamic=True) if compiled else model.model
+
+    def step_loss(step: int) -> Tensor:
+        return answer_loss(body, model.lm_head, *batches[step])
+
+    with matmul_precision("medium"):  # two to four times as fast where the processor multiplies bfloat16
+        history = train(model, step_loss, schedule, state, identity, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out, safe_serialization=True)
+    return history
+
+
+def _new(readings: Sequence[Reading], sizes: MiniatureLanguage, seed: int) -> tuple[Any, Any]:
+    """Tokenizer and untrained model."""
     tokenizer = make_tokenizer(
         ["".join(text for text, _ in document) for reading in readings for document in reading.documents],
         sizes.vocabulary,
@@ -94,22 +125,14 @@ def train_miniature_language(
         torch.manual_seed(seed)
         model = _new_model(tokenizer, sizes)
         _seed_positions(model)
-    batches = _Batches([(encode(r.documents, tokenizer), r.steps, r.batch_size) for r in readings], seed)
-    read = hashlib.sha256(json.dumps([reading.documents for reading in readings]).encode()).hexdigest()
-    counts = [(len(r.documents), r.steps, r.batch_size) for r in readings]
-    identity = {"language": asdict(sizes), "seed": seed, "readings": counts, "read": read, "compiled": compiled}
-    body = torch.compile(model.model, dynamic=True) if compiled else model.model
+    return tokenizer, model
 
-    def step_loss(step: int) -> Tensor:
-        return answer_loss(body, model.lm_head, *batches[step])
 
-    with matmul_precision("medium"):  # two to four times as fast where the processor multiplies bfloat16
-        history = train(model, step_loss, schedule, state, identity, progress=progress)
-    logging.disable_progress_bar()
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(out)
-    model.save_pretrained(out, safe_serialization=True)
-    return history
+def _finished(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model of an earlier training."""
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    return AutoTokenizer.from_pretrained(folder), LlamaForCausalLM.from_pretrained(folder)
 
 
 def _new_model(tokenizer: Any, sizes: MiniatureLanguage) -> Any:

@@ -38,7 +38,6 @@ PACES = {
 """Speed at the start and end of a clip, pixels a frame."""
 STEADY = 2.0
 """Speed where nobody asks for it."""
-IN_WHAT_ORDER = "In what order do the shapes appear?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +139,7 @@ def change(rng: random.Random, side: Side) -> Plot:
     caption = f"a {f'{first} ' if grown else ''}{shape} moves {direction} on a {texture} background and {what}."
     asked = Question(skill="attribute_change", text=f"What happens to the {shape}?", answer=what, options=options)
     way = choose(rng, "direction", f"Which way does the {shape} move?", direction, list(DIRECTIONS))
-    last = hero.end_colour or hero.colour
-    end = Question(skill="colour", text=f"What colour is the {shape} at the end?", answer=last)
-    return Plot(film=film, caption=caption, questions=(asked, way, end, ask_texture(rng, texture)))
+    return Plot(film=film, caption=caption, questions=(asked, way, ask_texture(rng, texture)))
 
 
 def action(rng: random.Random, side: Side) -> Plot:
@@ -171,7 +168,8 @@ def order(rng: random.Random, side: Side, seconds: int = 6) -> Plot:
     caption = (
         f"on a {texture} background, {', then '.join(with_article(name_of(look)) + ' appears' for look in looks)}."
     )
-    asked = Question(skill="order", text=IN_WHAT_ORDER, answer=", ".join(shapes), options=options)
+    text = "In what order do the shapes appear?"
+    asked = Question(skill="order", text=text, answer=", ".join(shapes), options=options)
     k = rng.randrange(3)
     others = [shape for shape in shapes if shape != shapes[k]]
     pool = [*others, rng.choice([shape for shape in SHAPES if shape not in shapes])]
@@ -199,16 +197,10 @@ def count(rng: random.Random, side: Side, seconds: int = 9) -> Plot:
         actors.append(replace(place(rng, look), shown=((start, start + 6),)))
     film = Film(kind="count", shots=(set_scene(rng, side, texture, frames, tuple(actors)),))
     listed = ", then ".join(f"{with_article(name_of(look))} appears" for look in events)
-    asked = [
-        Question(skill="count", text=f"How many times does the {name_of(look)} appear?", answer=str(number))
-        for look in looks
-        if (number := events.count(look))
-    ]
-    asked[0] = replace(asked[0], options=options)
-    shapes = [shape for _, shape in events]
-    first = Question(skill="order", text="Which shape appears first?", answer=shapes[0])
-    every = Question(skill="sequence", text=IN_WHAT_ORDER, answer=", ".join(shapes))
-    questions = (*asked, every, first, ask_texture(rng, texture))
+    text = f"How many times does the {name_of(looks[0])} appear?"
+    asked = Question(skill="count", text=text, answer=str(times), options=options)
+    first = Question(skill="order", text="Which shape appears first?", answer=events[0][1])
+    questions = (asked, first, ask_texture(rng, texture))
     return Plot(film=film, caption=f"on a {texture} background, {listed}.", questions=questions)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tstar.errors import ConfigError
 
-VERSION = 5
+VERSION = 4
 """Goes up whenever the same config would give other bytes."""
 SIZE = 96
 """Height and width of every frame and image, in pixels."""

@@ -8,14 +8,14 @@ words. Later ones keep some of both, ask many questions openly before they ask f
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tstar.data.annotations import Turn
 from tstar.data.conversations import get_template
 from tstar.data.miniature import words
 from tstar.data.miniature.clips import Plot, motion
-from tstar.data.miniature.prompts import FORMATS, PARTS_OF_A_COUNT, Question, pick_order, prompt, reply
+from tstar.data.miniature.prompts import FORMATS, Question, pick_order, prompt, reply
 from tstar.data.miniature.seeds import LETTERS, item_rng
 from tstar.data.miniature.stills import scene, still
 from tstar.data.miniature.stories import story
@@ -30,8 +30,8 @@ _POOLS: tuple[tuple[str, ...], ...] = (
     *(tuple(words.PLURALS[shape] for shape in words.SHAPES), tuple(map(str, range(1, 17)))),
 )
 _BINDING = ("Which option says {}?", "The answer is {}. Which option is it?")
-_TOO_FINE = ("speed", "action", *PARTS_OF_A_COUNT)
-"""Skills that a storyboard does not tell: paces, and whether what two looks show is the same thing or another like it."""
+_TOO_FINE = ("speed", "action")
+"""Skills that a storyboard's places and times do not tell."""
 _COUNTS = ("count", "cnt_edit1", "cnt_edit2", "cnt_insert1")
 _SHORTLY = ("{}?", "And {}?", *_BINDING)
 
@@ -54,6 +54,8 @@ class Course:
     """Share of lessons that ask openly about one of several objects."""
     storyboards: float = 0.0
     """Share of lessons about films told frame by frame."""
+    counting: float = 0.0
+    """Share of told scenes that are films with something to count, beyond those among the rest."""
     few_words: bool = False
     """Binding without the suites' formats and without options that are orders of several words."""
 
@@ -68,13 +70,16 @@ SHORT = Course(longest_caption=90, rounds=(2, 3), styles=(1, 2, 0, 2))
 """Scenes of one sentence, the suites' short formats."""
 WHOLE = Course(longest_caption=1000, rounds=(3, 5), styles=(1, 1, 1, 1), binding=0.1, storyboards=0.15)
 """Everything the training sets and suites have."""
-COURSES = {"look-ups": LOOK_UPS, "letters": BINDING, "short": SHORT, "whole": WHOLE}
+COUNTS = replace(WHOLE, counting=0.3)
+"""The same with more to count: the letter of a count is learnt last."""
+COURSES = {"look-ups": LOOK_UPS, "letters": BINDING, "short": SHORT, "whole": WHOLE, "counts": COUNTS}
 
 
-def told_plot(rng: random.Random, side: Side, longest_caption: int) -> Plot:
-    """A picture's or film's plot whose caption is no longer than so many characters."""
+def told_plot(rng: random.Random, side: Side, longest_caption: int, counting: float = 0.0) -> Plot:
+    """A picture's or film's plot whose caption is no longer than so many characters; a share of them counts."""
+    kinds = _COUNTS if counting and rng.random() < counting else ()
     while True:
-        plot = still(rng, side) if rng.random() < 0.4 else training_plot(rng, side)
+        plot = still(rng, side) if not kinds and rng.random() < 0.4 else training_plot(rng, side, kinds=kinds)
         if len(plot.caption) <= longest_caption:
             return plot
 
@@ -207,7 +212,7 @@ def lesson(rng: random.Random, course: Course, side: Side = "train") -> Pieces:
         return chat.pieces(lookup_lesson(rng, side))
     if kind > 1 - course.storyboards:
         return chat.pieces(storyboard_lesson(rng, course, style, side))
-    plot = told_plot(rng, side, course.longest_caption)
+    plot = told_plot(rng, side, course.longest_caption, course.counting)
     questions = rng.sample(plot.questions, min(len(plot.questions), rng.randint(*course.rounds)))
     return chat.pieces(_about(plot.caption, mixed_rounds(rng, questions, style, WORDS)))
 

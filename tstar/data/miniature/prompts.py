@@ -11,8 +11,6 @@ MLVU_SYSTEM = (
 )
 MLVU_ANSWER_START = "Best Option: ("
 """mini-mlvu starts the answer for the model with this."""
-PARTS_OF_A_COUNT = ("sequence", "section")
-"""Skills of open questions whose answers make up a count."""
 FORMATS = ("vnbench", "mlvu", "videomme", "tempcompass")
 
 

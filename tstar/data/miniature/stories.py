@@ -29,7 +29,6 @@ NEEDLE_TYPES = (
     *("ret_edit1", "ret_insert1", "ret_insert2", "ord_edit1", "ord_insert1"),
     *("ord_insert2", "cnt_edit1", "cnt_edit2", "cnt_insert1"),
 )
-ORDER_OF_WORDS = "What is the order of the secret words that appeared in the video?"
 _GAP = 2
 """Frames that stay free between two needles."""
 
@@ -124,7 +123,7 @@ def _needle_words(rng: random.Random, kind: str) -> tuple[list[str], list[int], 
         "ret_edit1": (NAMES, "What is the secret word?"),
         "ret_insert1": (LANDMARKS, "What is the name of the landmark in the picture?"),
         "ret_insert2": (FRUITS, "What kind of fruit appears in this video?"),
-        "ord_edit1": (NAMES, ORDER_OF_WORDS),
+        "ord_edit1": (NAMES, "What is the order of the secret words that appeared in the video?"),
         "ord_insert1": (FRUITS, "What is the order of fruits appearing in the video?"),
         "ord_insert2": (OBJECTS, "What is the order of images appearing in the video?"),
     }[kind]
@@ -170,25 +169,6 @@ def tell_needles(needles: tuple[Needle, ...]) -> str:
     return f"{', then '.join(parts)}."
 
 
-def _parts_of_a_count(kind: str, needles: tuple[Needle, ...]) -> list[Question]:
-    """Open questions whose answers make up a count: which secret words there are, how many things are on a section.
-
-    A count is one word, which says little of what was overlooked.
-    """
-    if kind == "cnt_edit1":
-        return [Question(skill="sequence", text=ORDER_OF_WORDS, answer=", ".join(needle.word for needle in needles))]
-    if kind == "cnt_edit2":
-        return [
-            Question(
-                skill="section",
-                text=f"How many {PLURALS[needle.word]} appeared in the {which} section?",
-                answer=str(len(needle.spots)),
-            )
-            for which, needle in (("first", needles[0]), ("last", needles[-1]))
-        ]
-    return []
-
-
 def needle_story(rng: random.Random, side: Side, kind: str, scenes: int | None = None, scene_frames: int = 0) -> Plot:
     """A story with needles of the VNBench type; the haystack is long enough for six of them, its scenes for ``scene_frames``."""
     scenes = scenes or rng.randint(1, 4)
@@ -196,5 +176,4 @@ def needle_story(rng: random.Random, side: Side, kind: str, scenes: int | None =
     told = story(rng, side, scenes, max(16, needs // scenes + 3, scene_frames))
     film, question = hide(rng, side, told.film, kind)
     caption = f"{told.caption} in the video, {tell_needles(film.needles)}"
-    parts = _parts_of_a_count(kind, film.needles)
-    return Plot(film=film, caption=caption, questions=(question, *parts, *rng.sample(told.questions, 3)))
+    return Plot(film=film, caption=caption, questions=(question, *rng.sample(told.questions, 3)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from tstar.data.miniature.clips import CLIPS, Plot, anomaly, count, order, topic
 from tstar.data.miniature.config import WorldConfig
-from tstar.data.miniature.prompts import FORMATS, MLVU_SYSTEM, PARTS_OF_A_COUNT, Question, arrange, prompt, reply
+from tstar.data.miniature.prompts import FORMATS, MLVU_SYSTEM, Question, arrange, prompt, reply
 from tstar.data.miniature.seeds import item_rng
 from tstar.data.miniature.stills import still
 from tstar.data.miniature.stories import NEEDLE_TYPES, needle_story, story
@@ -16,21 +16,19 @@ from tstar.data.miniature.words import Side
 DESCRIBE_IMAGE = ("Describe the image.", "What does the image show?", "Write a caption for this image.")
 DESCRIBE_VIDEO = ("Describe the video.", "What happens in the video?", "Write a caption for this video.")
 _KINDS = (*CLIPS, "story", *NEEDLE_TYPES)
-_MORE = {"motion": 4, "change": 3, "order": 3, "story": 4, "count": 5, "cnt_edit1": 4, "cnt_insert1": 4, "cnt_edit2": 3}
-"""Counts are learnt last."""
-_WEIGHTS = [_MORE.get(kind, 2) for kind in _KINDS]
+_WEIGHTS = [{"motion": 3, "change": 3, "action": 2, "order": 3, "count": 3, "story": 4}.get(kind, 2) for kind in _KINDS]
 _IMAGE_FORMATS = [style for style in FORMATS if style != "videomme"]  # that one speaks of a video
 Turn = dict[str, str]
 Record = dict[str, Any]
 
 
-def training_plot(rng: random.Random, side: Side, *, longest: bool = False) -> Plot:
-    """A film of any kind, 3 to 16 s long; with ``longest``, up to 26 s, as long as any in the suites.
+def training_plot(rng: random.Random, side: Side, *, longest: bool = False, kinds: Sequence[str] = ()) -> Plot:
+    """A film of any kind, or of one of these, 3 to 16 s long; with ``longest``, up to 26 s, as long as any in the suites.
 
     The longer a film, the further apart are the frames that are looked at; what passes in a second is then seen once, and not
     on a frame that the compressor keeps.
     """
-    kind = rng.choices(_KINDS, weights=_WEIGHTS)[0]
+    kind = rng.choice(kinds) if kinds else rng.choices(_KINDS, weights=_WEIGHTS)[0]
     if kind == "story":
         scenes = rng.randint(1, 8 if longest else 6)
         return story(rng, side, scenes, rng.randint(max(14, 26 // scenes), max(22, 36 // scenes)))
@@ -128,16 +126,12 @@ def mixed_rounds(
 
 
 def video_records(config: WorldConfig, index: int, plot: Plot, split: str = "train") -> list[Record]:
-    """A video with open and lettered questions; its caption is asked for at the end, or the answers would be read off it.
-
-    What a count could be read off comes after the count.
-    """
+    """A video with open and lettered questions; its caption is asked for at the end, or the answers would be read off it."""
     rng = item_rng(config.seed, split, "video_sft", index)
     folder = "videos" if split == "train" else "val_videos"
     first, *rest = plot.questions
     questions = [first, *rng.sample(rest, min(len(rest), rng.randint(3, 5)))]
     rng.shuffle(questions)
-    questions.sort(key=lambda question: question.skill in PARTS_OF_A_COUNT)
     turns = mixed_rounds(rng, questions, rng.choice(FORMATS), SEEN)
     turns += ask(rng.choice(DESCRIBE_VIDEO), plot.caption)
     name = f"video_{'sft' if split == 'train' else split}_{index:06d}"

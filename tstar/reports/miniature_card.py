@@ -41,6 +41,12 @@ options, chance 25 %):
   head that began five tokens back as well. With five and six in the first layer, one to four in the second, and one such
   question in every look-up lesson about a story: after 600 steps the object of a background 65 of 65, the background of an
   object 43 of 56.
+- 6,200 steps of that: letters 94.8 %, open 97.2 %; letters of counts 46 of 76. 1,000 steps more from half of the peak rate,
+  with more to count: letters 96.0 %, open 98.0 %, letters of counts 53 of 76, which object belongs to which background as
+  before (62 of 73). The 6,200 steps multiplied matrices in fp32 and took 49 minutes on one core of a busy machine; the last
+  1,000 did it in bfloat16, as all do now where the processor can, and took 12 minutes on one core of another.
+- In place of that one training of 7,600 steps, with more films that count and more questions about counts all along: open
+  99.6 %, but letters 91.2 %, backgrounds 22 of 58, directions 43 of 63.
 
 For the encoder (does a picture prefer its own caption to one that differs in one detail; chance 50 %):
 

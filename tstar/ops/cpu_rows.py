@@ -17,6 +17,7 @@ from torch import Tensor
 LANES = 16
 """Numbers that a kernel takes at a time: rows have a multiple of it."""
 _TASKS = 64
+_TASK_NUMBERS = 32768
 
 
 class Floats(NamedTuple):
@@ -97,10 +98,14 @@ def moved(of: Rows, sequence: int) -> Rows:
     return of._replace(first=of.first + sequence * of.apart)
 
 
-def shares(count: int) -> list[tuple[int, int]]:
+def shares(count: int, width: int = _TASK_NUMBERS) -> list[tuple[int, int]]:
     """Split ``range(count)`` into at most 64 neighbouring parts, (first, past the last), as even as can be.
 
     They do not depend on the number of threads, so neither do sums over the parts in their order.
+
+    Args:
+        count: things to be done.
+        width: numbers that each of them reads; with few, a part holds several, or handing it out takes longer than doing it.
     """
-    parts = min(count, _TASKS)
+    parts = min(count, _TASKS, -(-count * width // _TASK_NUMBERS))
     return [(count * n // parts, count * (n + 1) // parts) for n in range(parts)]

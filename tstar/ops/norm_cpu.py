@@ -125,7 +125,7 @@ class _Call:
     def __init__(self, x: Tensor, z: Tensor | None, weight: Tensor, width: int, eps: float, norm_first: bool) -> None:
         self.kernels = kernels("norm_kernels")
         self.wide, self.width = x.shape[1], width
-        self.shares = shares(x.shape[0])
+        self.shares = shares(*x.shape)
         self._held = [neighbours(x), x.new_empty((0, 0)) if z is None else neighbours(z), weight.contiguous()]
         self.inputs = self.kernels.Inputs(
             *(rows(tensor.unsqueeze(0)) for tensor in self._held[:2]),

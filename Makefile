@@ -44,7 +44,7 @@ report-miniature: miniature ## both protocols with three seeds, at one, two and 
 reported-%: env
 	set -e; export OMP_NUM_THREADS=$(HALF_OF_CORES); \
 	$(BIN)/tstar fit --config stages/$(word 1,$(subst -, ,$*)).yaml --name $* --seed_everything $(word 2,$(subst -, ,$*)) --data.seed $(word 2,$(subst -, ,$*)) $$(test -d runs/$* && echo --ckpt); \
-	for frames in 72 108; do $(BIN)/tstar validate --ckpt runs/$* --max-frames $$frames --no-baselines; done
+	for frames in 84 126; do $(BIN)/tstar validate --ckpt runs/$* --max-frames $$frames --no-baselines; done
 
 validate: env ## evaluate the newest checkpoint of the run again
 	$(BIN)/tstar validate --ckpt runs/$(RECIPE)

@@ -36,12 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def make_shards(out: Path, arguments: argparse.Namespace) -> None:
-    """The training sets as shards: pictures and up to 36 frames of each video, 4 a second."""
+    """The training sets as shards: pictures and up to 42 frames of each video, 4 a second."""
     from tstar.cli.shard import describe
     from tstar.data.annotations import read_annotations
     from tstar.data.sharding import ShardSettings, write_shards
 
-    settings = ShardSettings(fps=4, max_frames=36, short_side=0, samples_per_shard=256)
+    settings = ShardSettings(fps=4, max_frames=42, short_side=0, samples_per_shard=256)
     for name in SHARDED:
         records = read_annotations(out / "annotations" / f"{name}.json")
         with bar(f"shards of {name}", "samples", quiet=arguments.json) as update:

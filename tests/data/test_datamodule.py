@@ -276,7 +276,10 @@ def test_epochs_cut_by_limit_train_batches_resume_exactly(shards, tmp_path, limi
         ({"batch": 8}, r"global batch is 8 and was 4; keep data\.batch_size x devices x trainer\.accumulate"),
         ({"accumulate": 2}, "global batch is 8 and was 4"),
         ({"data": {"limit": 20}}, r"number of samples \(data\.limit\) is not that .* \(now 20, then 29\)"),
-        ({"data": {"group_by_length": True}}, r"group_by_length are not those of the checkpoint \(now length, then \)"),
+        (
+            {"data": {"group_by_length": True}},
+            r"group_by_length are not those of the checkpoint \(now length and frames, then \)",
+        ),
         ({"limit_train_batches": 5}, r"an epoch has 5 steps and had 7; keep trainer\.limit_train_batches"),
     ],
 )
@@ -287,10 +290,10 @@ def test_a_resume_that_would_give_another_order_is_refused(shards, tmp_path, cha
     assert "\n" not in str(caught.value)
 
 
-def test_an_epoch_by_length_is_the_planned_order_of_the_words_in_the_index(shards, tmp_path):
-    words = ShardSet([shards]).column("words")
+def test_an_epoch_by_length_is_the_planned_order_of_words_and_frames_in_the_index(shards, tmp_path):
+    words, frames = (ShardSet([shards]).column(name) for name in ("words", "frames"))
     run = fit(shards, tmp_path, data={"group_by_length": True})
-    orders = [epoch_order(len(words), 4, seed=SEED, epoch=epoch, lengths=words) for epoch in (0, 1)]
+    orders = [epoch_order(len(words), 4, seed=SEED, epoch=epoch, lengths=words, frames=frames) for epoch in (0, 1)]
     assert ids(run) == [[str(n) for n in batch] for order in orders for batch in order.reshape(-1, 4)]
     assert ids(run) != planned()
 

@@ -117,6 +117,20 @@ def test_samples_of_like_length_share_a_global_batch_and_no_sample_is_lost(kinds
     assert len({frozenset(b) for b in batches.tolist()} & {frozenset(b) for b in again.tolist()}) == 0
 
 
+def test_among_samples_of_like_length_those_with_as_many_frames_share_a_global_batch():
+    rng = np.random.default_rng(0)
+    lengths, frames = rng.integers(20, 200, 4000), rng.integers(10, 40, 4000)
+    by_length = epoch_order(4000, 8, seed=1, epoch=0, lengths=lengths).reshape(-1, 8)
+    by_both = epoch_order(4000, 8, seed=1, epoch=0, lengths=lengths, frames=frames).reshape(-1, 8)
+    assert len(set(by_both.flat)) == 4000
+    different = [np.mean([len(set(frames[batch])) for batch in order]) for order in (by_length, by_both)]
+    assert different[1] < 0.8 * different[0]
+    spread = [(lengths[order].max(1) / lengths[order].mean(1)).mean() for order in (by_length, by_both)]
+    assert spread[1] < 1.15 * spread[0]
+    alike = epoch_order(4000, 8, seed=1, epoch=0, lengths=lengths, frames=np.ones_like(frames))
+    np.testing.assert_array_equal(alike.reshape(-1, 8), by_length)
+
+
 def test_every_sample_is_trained_over_enough_epochs():
     seen = {n for epoch in range(30) for n in epoch_order(100, 64, seed=0, epoch=epoch).tolist()}
     assert seen == set(range(100))

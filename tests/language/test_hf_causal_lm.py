@@ -129,6 +129,12 @@ def test_a_samples_loss_does_not_depend_on_the_padding(model):
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_a_batch_padded_on_the_left_cannot_be_learnt(model):
+    ids = ids_of(model, "A red star.", "A blue circle stops and a red star falls.")
+    with pytest.raises(ValueError, match="padded on the right"):
+        model.loss(splice(model.embed, ids, no_visual(model, 2), ids, pad="left"))
+
+
 def test_nothing_supervised_gives_a_loss_of_zero_that_still_reaches_every_weight(model):
     ids = ids_of(model, "No answer here.")[0]
     loss, count = model.loss(splice(model.embed, [ids], no_visual(model, 1), [torch.full_like(ids, IGNORE)]))

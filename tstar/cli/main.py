@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tstar.cli.memory import keep_freed_memory
+from tstar.cli.process import keep_freed_memory, share_cores
 from tstar.errors import ConfigError, DataError, suggest
 
 USER_MISTAKE = 2
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: long clips are a fifth quicker
     keep_freed_memory()
+    share_cores()
     try:
         return _dispatch(arguments, rest)
     except (ConfigError, DataError) as error:

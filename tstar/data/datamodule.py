@@ -141,14 +141,16 @@ class ResumableLoader:
         settings: LoaderSettings,
         groups: np.ndarray | None,
         lengths: np.ndarray | None,
+        frames: np.ndarray | None,
         trainer: Any,
     ) -> None:
         self.source, self.layout, self.rank, self.seed = source, layout, rank, seed
-        self.settings, self.groups, self.lengths, self.trainer = settings, groups, lengths, trainer
+        self.settings, self.groups, self.lengths, self.frames, self.trainer = settings, groups, lengths, frames, trainer
         self._order(0)  # refuses a global batch larger than the data
 
     def _order(self, epoch: int) -> np.ndarray:
-        return epoch_order(len(self.source), self.layout.global_batch, self.seed, epoch, self.groups, self.lengths)
+        total = self.layout.global_batch
+        return epoch_order(len(self.source), total, self.seed, epoch, self.groups, self.lengths, self.frames)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -194,7 +196,7 @@ class ResumableLoader:
             "samples": len(self.source),
             "index": self.source.shards.digest,
             "grouped_by": " and ".join(
-                n for n, of in (("modality", self.groups), ("length", self.lengths)) if of is not None
+                n for n, of in (("modality", self.groups), ("length and frames", self.lengths)) if of is not None
             ),
             "global_batch": self.layout.global_batch,
             "steps_per_epoch": self.steps_per_epoch,
@@ -262,7 +264,8 @@ class ClipDataModule(LightningDataModule):
         val_shards: folders whose samples give the validation loss.
         batch_size: samples of one micro-batch on one device.
         group_by_modality: keep pictures and videos in batches of their own.
-        group_by_length: batch conversations of like numbers of words, so that less is computed on padding.
+        group_by_length: batch conversations of like numbers of words, and among them clips of as many frames, so that less is
+            computed on padding and more clips at once.
         limit: use only the first so many samples; for trials.
         num_workers: loader processes; 0 reads in the training process. Does not change the order.
         seed: of the order.
@@ -335,8 +338,9 @@ class ClipDataModule(LightningDataModule):
         source = self.train_source
         groups = source.shards.column("modality")[: len(source)] if self.group_by_modality else None
         lengths = source.shards.column("words")[: len(source)] if self.group_by_length else None
+        frames = source.shards.column("frames")[: len(source)] if self.group_by_length else None
         return ResumableLoader(
-            source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, trainer
+            source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, frames, trainer
         )
 
     def val_dataloader(self) -> PlannedLoader | list:

@@ -28,8 +28,10 @@ class Layout:
         return self.micro * self.world * self.accumulate
 
 
-LENGTH_WINDOW = 16
+LENGTH_WINDOW = 32
 """Global batches among whose samples those of like length are brought together."""
+LENGTH_STEP = 1.2
+"""Lengths whose ratio is smaller count as alike."""
 
 
 def epoch_order(
@@ -39,6 +41,7 @@ def epoch_order(
     epoch: int,
     groups: np.ndarray | None = None,
     lengths: np.ndarray | None = None,
+    frames: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample numbers of one epoch in the order they are trained, cut to whole global batches.
 
@@ -50,6 +53,8 @@ def epoch_order(
         groups: a group number for every sample, [samples]; global batches then hold one group each as far as the numbers
             allow, in shuffled order (paper section 6: images and videos do not share a batch).
         lengths: of every sample, [samples]; those of a global batch are then alike, so that less is computed on padding.
+        frames: of every sample, [samples]; among samples of like length, those with as many frames come together, because a
+            compressor runs clips of one length at once. Only with ``lengths``.
 
     Returns:
         [k * global_batch], every number at most once.
@@ -67,17 +72,27 @@ def epoch_order(
     full, rest = [], []
     for mine in [order] if groups is None else [order[groups[order] == group] for group in np.unique(groups)]:
         cut = len(mine) // global_batch * global_batch
-        full.append(mine[:cut] if lengths is None else _alike(mine[:cut], lengths, global_batch * LENGTH_WINDOW, rng))
+        full.append(
+            mine[:cut] if lengths is None else _alike(mine[:cut], lengths, frames, global_batch * LENGTH_WINDOW, rng)
+        )
         rest.append(mine[cut:])
     batches = np.concatenate([*full, *rest])[:whole].reshape(-1, global_batch)
     return rng.permutation(batches).reshape(-1)
 
 
-def _alike(order: np.ndarray, lengths: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
-    """Every ``window`` samples of the order sorted by length, give or take a tenth: in few samples, too, others meet each epoch."""
+def _alike(
+    order: np.ndarray, lengths: np.ndarray, frames: np.ndarray | None, window: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Every ``window`` samples of the order by length in steps of ``LENGTH_STEP``, within a step by frames, then by length.
+
+    Lengths are taken give or take a tenth: in few samples, too, others meet each epoch. Frames rise and fall in turn, so that
+    like ones meet across steps.
+    """
     blurred = lengths[order] * rng.uniform(0.9, 1.1, len(order))
+    step = np.log(np.maximum(blurred, 1)) // np.log(LENGTH_STEP)
+    clip = 0 * step if frames is None else frames[order] * np.where(step % 2, -1.0, 1.0)
     parts = [slice(start, start + window) for start in range(0, len(order), window)]
-    return np.concatenate([order[:0], *(order[part][np.argsort(blurred[part])] for part in parts)])
+    return np.concatenate([order[:0], *(order[p][np.lexsort((blurred[p], clip[p], step[p]))] for p in parts)])
 
 
 def rank_batches(order: np.ndarray, layout: Layout, rank: int, position: int = 0) -> Iterator[list[int]]:

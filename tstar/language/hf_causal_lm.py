@@ -64,10 +64,14 @@ class HFCausalLM(nn.Module):
         """Mean cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says, and how many there are.
 
         Logits exist at supervised positions only: with a vocabulary of 150,000 they would be the largest tensor by far.
+
+        Raises:
+            ValueError: the batch is padded on the left.
         """
-        hidden = self.model.base_model(
-            inputs_embeds=batch.embeds, attention_mask=batch.mask, **self._positions(batch), use_cache=False
-        )[0]  # [B, P, D]
+        if not batch.mask[:, 0].all():
+            raise ValueError("a batch that is learnt must be padded on the right")
+        # padded on the right: no real position sees padding, and without a mask attention takes its quick causal path
+        hidden = self.model.base_model(inputs_embeds=batch.embeds, use_cache=False)[0]  # [B, P, D]
         targets = batch.labels[:, 1:]  # position t predicts t + 1
         supervised = targets != IGNORE
         count = int(supervised.sum())
@@ -78,10 +82,6 @@ class HFCausalLM(nn.Module):
         losses = F.cross_entropy(logits, targets[supervised], reduction="none")  # [count]
         weights = answer_lengths(supervised).float().pow(-LENGTH_POWERS[self.config.loss_reduction])
         return (losses * weights).sum() / weights.sum(), count
-
-    def _positions(self, batch: Spliced) -> dict[str, Tensor]:
-        takes_positions = "mamba" not in self.model.config.model_type
-        return {"position_ids": batch.positions} if takes_positions else {}
 
     @torch.no_grad()
     def generate(self, batch: Spliced, *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:

@@ -24,8 +24,6 @@ class Spliced:
     """[B, P, D]; zeros where padded."""
     mask: Tensor
     """[B, P], 1 at real positions."""
-    positions: Tensor
-    """[B, P], 0 to length - 1; 0 where padded."""
     labels: Tensor
     """[B, P], ``IGNORE`` at visual and padded positions."""
     cut: int = 0
@@ -80,12 +78,10 @@ def _pad(rows: list[Tensor], labels: list[Tensor], left: bool) -> Spliced:
     batch = len(rows)
     embeds = rows[0].new_zeros(batch, longest, rows[0].shape[-1])
     mask = torch.zeros(batch, longest, dtype=torch.long, device=embeds.device)
-    positions = torch.zeros_like(mask)
     padded_labels = torch.full_like(mask, IGNORE)
     for number, (row, own) in enumerate(zip(rows, labels, strict=True)):
         place = slice(longest - len(row), longest) if left else slice(0, len(row))
         embeds[number, place] = row
         mask[number, place] = 1
-        positions[number, place] = torch.arange(len(row), device=embeds.device)
         padded_labels[number, place] = own
-    return Spliced(embeds, mask, positions, padded_labels)
+    return Spliced(embeds, mask, padded_labels)

@@ -25,7 +25,7 @@ from torch import Tensor
 from tstar.errors import ConfigError, DataError
 from tstar.vision.base import VisionEncoder
 
-FORMAT = 1
+FORMAT = 2
 """Goes up whenever the same encoder and tar would give other files."""
 FRAMES_AT_ONCE = 256
 """Frames of successive samples that are handed to the encoder together."""

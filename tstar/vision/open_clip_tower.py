@@ -79,11 +79,16 @@ class OpenClipTower(VisionEncoder):
             features = self.tower.forward_features(pixels)  # [B, C, h, w], or [B, 1 + N, C] of a transformer
             if features.ndim == 3:
                 return self.tower.forward_intermediates(
-                    pixels, indices=[-2], norm=False, intermediates_only=True, output_fmt="NCHW"
+                    pixels, indices=[-2], norm=False, stop_early=True, intermediates_only=True, output_fmt="NCHW"
                 )[0]
             return self.tower.head.norm(features) if self.config.layer_norm else features
         found = self.tower.forward_intermediates(
-            pixels, indices=[-2], normalize_intermediates=False, intermediates_only=True, output_fmt="NCHW"
+            pixels,
+            indices=[-2],
+            stop_early=True,
+            normalize_intermediates=False,
+            intermediates_only=True,
+            output_fmt="NCHW",
         )
         return found["image_intermediates"][0]
 

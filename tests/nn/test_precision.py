@@ -31,6 +31,19 @@ def test_products_are_no_coarser_than_bfloat16_makes_them():
     assert ((a @ b).double() - exact).abs().max() < 1e-4
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is chosen on a CPU")
+@pytest.mark.parametrize(("name", "fused"), [("highest", True), ("high", False), ("medium", False)])
+def test_attention_in_lower_precision_is_whole_products(name, fused):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 30, 8, requires_grad=True) for _ in range(3))
+    scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(30, 30).triu(1).bool(), -torch.inf)
+    with matmul_precision(name):
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert ("flash" in type(attended.grad_fn).__name__.lower()) == fused
+    assert torch.backends.cuda.flash_sdp_enabled()
+    torch.testing.assert_close(attended, scores.softmax(-1) @ v, atol=2e-2, rtol=2e-2)
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="'low'"), matmul_precision("low"):
         pass

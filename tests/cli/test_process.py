@@ -25,7 +25,7 @@ faults(3)
 print(kept, faults(10))
 """
 
-IMPORTED = "import sys, tstar.cli.main; print('torch' in sys.modules)"
+IMPORTED = "import sys; from tstar.cli.main import _parse; _parse(['doctor']); print('torch' in sys.modules)"
 
 only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
 
@@ -57,15 +57,15 @@ def test_whoever_sets_malloc_up_has_the_say():
 )
 def test_waiting_threads_leave_the_cores_unless_the_user_decides(monkeypatch, theirs, spins):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that the patch takes back what is set below
+        monkeypatch.delenv(name)
     for name, value in theirs.items():
         monkeypatch.setenv(name, value)
     share_cores()
     assert os.environ.get("GOMP_SPINCOUNT") == spins
-    monkeypatch.setenv("GOMP_SPINCOUNT", "restored")  # so that the patch takes back what was set
 
 
-def test_pytorch_is_not_there_yet_when_the_command_decides():
+def test_pytorch_is_not_there_yet_when_the_command_has_been_read():
     # PyTorch's threads read their settings once, when it is imported
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

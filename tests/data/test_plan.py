@@ -117,7 +117,7 @@ def test_samples_of_like_length_share_a_global_batch_and_no_sample_is_lost(kinds
     assert len({frozenset(b) for b in batches.tolist()} & {frozenset(b) for b in again.tolist()}) == 0
 
 
-def test_among_samples_of_like_length_those_with_as_many_frames_share_a_global_batch():
+def test_among_samples_of_like_length_those_of_like_numbers_of_frames_share_a_global_batch():
     rng = np.random.default_rng(0)
     lengths, frames = rng.integers(20, 200, 4000), rng.integers(10, 40, 4000)
     by_length = epoch_order(4000, 8, seed=1, epoch=0, lengths=lengths).reshape(-1, 8)

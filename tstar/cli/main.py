@@ -26,11 +26,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 on a user's mistake, 128 + n after signal n. A bug shows its traceback."""
+    keep_freed_memory()
+    share_cores()
     arguments, rest = _parse(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: long clips are a fifth quicker
-    keep_freed_memory()
-    share_cores()
     try:
         return _dispatch(arguments, rest)
     except (ConfigError, DataError) as error:

@@ -220,8 +220,8 @@ class ResumableLoader:
             then = state.get(key, "")  # the first checkpoints do not name a grouping
             if then != mine[key]:
                 raise ConfigError(
-                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.20}, then {then!s:.20}); "
-                    "restore it or start a new run"
+                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.40}, then {then!s:.40}); "
+                    f"restore it or start a new run{' (versions differ in how they group)' * (key == 'grouped_by')}"
                 )
         if state["global_batch"] != mine["global_batch"]:
             raise ConfigError(
@@ -264,8 +264,8 @@ class ClipDataModule(LightningDataModule):
         val_shards: folders whose samples give the validation loss.
         batch_size: samples of one micro-batch on one device.
         group_by_modality: keep pictures and videos in batches of their own.
-        group_by_length: batch conversations of like numbers of words, and among them clips of as many frames, so that less is
-            computed on padding and more clips at once.
+        group_by_length: batch conversations of like numbers of words, and among them clips of like numbers of frames, so that
+            less is computed on padding and more clips run at once.
         limit: use only the first so many samples; for trials.
         num_workers: loader processes; 0 reads in the training process. Does not change the order.
         seed: of the order.

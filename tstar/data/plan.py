@@ -31,7 +31,7 @@ class Layout:
 LENGTH_WINDOW = 32
 """Global batches among whose samples those of like length are brought together."""
 LENGTH_STEP = 1.2
-"""Lengths whose ratio is smaller count as alike."""
+"""Ratio of the bounds of one step of lengths; those of a step count as alike."""
 
 
 def epoch_order(
@@ -53,7 +53,7 @@ def epoch_order(
         groups: a group number for every sample, [samples]; global batches then hold one group each as far as the numbers
             allow, in shuffled order (paper section 6: images and videos do not share a batch).
         lengths: of every sample, [samples]; those of a global batch are then alike, so that less is computed on padding.
-        frames: of every sample, [samples]; among samples of like length, those with as many frames come together, because a
+        frames: of every sample, [samples]; among samples of like length, those with like numbers of frames come together, because a
             compressor runs clips of one length at once. Only with ``lengths``.
 
     Returns:
@@ -83,16 +83,16 @@ def epoch_order(
 def _alike(
     order: np.ndarray, lengths: np.ndarray, frames: np.ndarray | None, window: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Every ``window`` samples of the order by length in steps of ``LENGTH_STEP``, within a step by frames, then by length.
+    """Every ``window`` samples of the order, sorted by length in steps of ``LENGTH_STEP``, within a step by frames, then by length.
 
     Lengths are taken give or take a tenth: in few samples, too, others meet each epoch. Frames rise and fall in turn, so that
     like ones meet across steps.
     """
     blurred = lengths[order] * rng.uniform(0.9, 1.1, len(order))
     step = np.log(np.maximum(blurred, 1)) // np.log(LENGTH_STEP)
-    clip = 0 * step if frames is None else frames[order] * np.where(step % 2, -1.0, 1.0)
+    turned = 0 * step if frames is None else frames[order] * np.where(step % 2, -1.0, 1.0)
     parts = [slice(start, start + window) for start in range(0, len(order), window)]
-    return np.concatenate([order[:0], *(order[p][np.lexsort((blurred[p], clip[p], step[p]))] for p in parts)])
+    return np.concatenate([order[:0], *(order[p][np.lexsort((blurred[p], turned[p], step[p]))] for p in parts)])
 
 
 def rank_batches(order: np.ndarray, layout: Layout, rank: int, position: int = 0) -> Iterator[list[int]]:

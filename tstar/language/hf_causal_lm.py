@@ -69,8 +69,8 @@ class HFCausalLM(nn.Module):
             ValueError: the batch is padded on the left.
         """
         if not batch.mask[:, 0].all():
-            raise ValueError("a batch that is learnt must be padded on the right")
-        # padded on the right: no real position sees padding, and without a mask attention takes its quick causal path
+            raise ValueError("the first position of a sample is padding; a batch that is learnt is padded on the right")
+        # no real position of a causal model sees padding on the right, and without a mask torch may take its causal kernels
         hidden = self.model.base_model(inputs_embeds=batch.embeds, use_cache=False)[0]  # [B, P, D]
         targets = batch.labels[:, 1:]  # position t predicts t + 1
         supervised = targets != IGNORE

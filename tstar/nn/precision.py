@@ -10,18 +10,19 @@ import torch
 def matmul_precision(name: str) -> Iterator[None]:
     """Let torch multiply float32 matrices with this precision, and afterwards as before.
 
+    With "medium" and no CUDA device, attention is computed as whole matrix products, whose memory grows with the square of the
+    length: torch's fused kernel hands every small block of a product to a library call of its own, which took the miniature's
+    attention up to seven times as long.
+
     Args:
         name: as torch names them: "highest" is float32 throughout, "high" TensorFloat32 on CUDA, "medium" products in
             bfloat16, summed in float32. Where the hardware has none of these, it is float32 all the same.
-
-    On a CPU, below "highest", attention is computed as whole matrix products: torch's fused kernel would hand every small block of
-    them to a library call of its own, which took the miniature's attention up to seven times as long.
     """
     if name not in ("highest", "high", "medium"):  # torch only warns
         raise ValueError(f"precision must be highest, high or medium, got {name!r}")
     before, fused = torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()
     torch.set_float32_matmul_precision(name)
-    if name != "highest" and not torch.cuda.is_available():  # one switch for CUDA and CPU
+    if name == "medium" and not torch.cuda.is_available():  # one switch for CUDA and CPU
         torch.backends.cuda.enable_flash_sdp(False)
     try:
         yield

@@ -33,7 +33,7 @@ HEADER_BYTES = 128
 STALE_SECONDS = 86_400
 OPEN_FILES = 64
 INDIFFERENT = ("model", "pretrained", "slice_size")
-"""Settings of an encoder that features do not depend on: where its weights came from, how many frames are encoded at once."""
+"""Settings of an encoder that features do not depend on, but for rounding: where its weights came from, frames encoded at once."""
 
 Clip = Tensor | int | str
 """What becomes of one sample: frames uint8 [M, 3, S, S], the number of an earlier sample of its shard with the very same

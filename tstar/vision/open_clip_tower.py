@@ -70,18 +70,21 @@ class OpenClipTower(VisionEncoder):
             values = getattr(visual, f"image_{name}", None) or default
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.freeze()
+        black = torch.zeros(1, 3, self.image_size, self.image_size)
         with torch.no_grad():
-            shape = self._features(torch.zeros(1, 3, self.image_size, self.image_size)).shape  # [1, C, h, w]
+            # a trunk gives [B, C, h, w], that of a transformer [B, 1 + N, C]
+            self.is_transformer = not self.is_trunk or self.tower.forward_features(black).ndim == 3
+            shape = self._features(black).shape  # [1, C, h, w]
         self.d_vision, self.grid = shape[1], (shape[2], shape[3])
 
     def _features(self, pixels: Tensor) -> Tensor:
-        if self.is_trunk:
-            features = self.tower.forward_features(pixels)  # [B, C, h, w], or [B, 1 + N, C] of a transformer
-            if features.ndim == 3:
-                return self.tower.forward_intermediates(
-                    pixels, indices=[-2], norm=False, stop_early=True, intermediates_only=True, output_fmt="NCHW"
-                )[0]
+        if not self.is_transformer:
+            features = self.tower.forward_features(pixels)
             return self.tower.head.norm(features) if self.config.layer_norm else features
+        if self.is_trunk:
+            return self.tower.forward_intermediates(
+                pixels, indices=[-2], norm=False, stop_early=True, intermediates_only=True, output_fmt="NCHW"
+            )[0]
         found = self.tower.forward_intermediates(
             pixels,
             indices=[-2],

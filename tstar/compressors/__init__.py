@@ -4,8 +4,11 @@ import dataclasses
 from typing import Any
 
 from tstar.compressors.base import Compressor, CompressorConfig
+from tstar.compressors.c_abstractor import CAbstractorConfig
+from tstar.compressors.gpt_neox import BiGPTNeoXConfig, GPTNeoXConfig
 from tstar.compressors.mambamia import BiMambaConfig, MambaConfig, MambaMiaConfig
-from tstar.compressors.pooling import AveragePoolingConfig
+from tstar.compressors.pooling import AveragePoolingConfig, BilinearConfig, Pooling3DConfig
+from tstar.compressors.resampler import Resampler2DConfig, Resampler3DConfig
 from tstar.compressors.uncompressed import UncompressedConfig
 from tstar.errors import ConfigError, suggest
 
@@ -21,10 +24,17 @@ __all__ = [
 
 COMPRESSORS: dict[str, type[CompressorConfig]] = {
     "avg_pool": AveragePoolingConfig,
+    "bi_gpt_neox": BiGPTNeoXConfig,
+    "bilinear": BilinearConfig,
     "bimamba": BiMambaConfig,
+    "c_abstractor": CAbstractorConfig,
+    "gpt_neox": GPTNeoXConfig,
     "mamba": MambaConfig,
     "mambamia": MambaMiaConfig,
     "none": UncompressedConfig,
+    "pool3d": Pooling3DConfig,
+    "resampler2d": Resampler2DConfig,
+    "resampler3d": Resampler3DConfig,
 }
 """Settings of every compressor by name."""
 
@@ -69,8 +79,9 @@ def build_compressor(
         d_vision: width of a patch token.
         d_language: width of a visual token.
         grid: rows and columns of a frame's patch tokens.
-        preset: scale that gives the options their values: ``paper``, ``miniature`` or ``tiny`` (for tests);
-            Mamba compressors also have ``wide2``, two wide Mamba-2 layers.
+        preset: scale that gives the options their values: ``paper`` (about 100M parameters where the published comparison
+            has them), ``miniature`` or ``tiny`` (for tests); Mamba compressors also have ``wide2``, two wide Mamba-2
+            layers, and ``c_abstractor`` has ``paper_30m``.
         options: values that win over the preset's; :func:`compressor_options` lists them.
 
     Raises:

@@ -7,7 +7,7 @@ import dataclasses
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -85,6 +85,12 @@ class Compressor(nn.Module, ABC):
                 f"{type(self).__name__}: features must be [sum(frame_counts), N, d_vision] = {expected}, "
                 f"got {list(features.shape)} with frame_counts {frame_counts}"
             )
+
+
+def clips_by_length(frame_counts: Sequence[int]) -> dict[int, list[int]]:
+    """Numbers of the clips of each length, rising, without empty ones: clips of one length can run as a dense batch."""
+    lengths = sorted(set(frame_counts) - {0})
+    return {length: [i for i, other in enumerate(frame_counts) if other == length] for length in lengths}
 
 
 def require(holds: bool, option: str, value: object, legal: str) -> None:

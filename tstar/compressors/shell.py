@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tstar.compressors.base import Compressor, CompressorConfig, require
+from tstar.compressors.base import Compressor, CompressorConfig, clips_by_length, require
 from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, take_queries
 from tstar.nn.weight_decay import exempt_vectors
 
@@ -112,8 +112,7 @@ class SequenceCompressor(Compressor):
         """
         clips = list(frames.split(frame_counts))
         queries = [take_queries(clip, self.config.interval) for clip in clips]  # of empty clips; the others follow
-        for count in sorted(set(frame_counts) - {0}):
-            members = [i for i, other in enumerate(frame_counts) if other == count]
+        for count, members in clips_by_length(frame_counts).items():
             batch = torch.stack([clips[i].flatten(0, 1) for i in members])  # [B, M * (N + Q), D]
             mixed = take_queries(self._run_layers(batch), self.config.interval)  # [B, M * Q, D]
             for i, clip in zip(members, mixed.unflatten(1, (count, -1)), strict=True):

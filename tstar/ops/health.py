@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tstar.errors import ConfigError
+from tstar.ops.attention import ATTENTIONS, attention
 from tstar.ops.backends import Backend, choose
 from tstar.ops.compare import Operator, Result, evaluate, worst_error
 from tstar.ops.conv import CONVS, causal_conv1d
@@ -24,7 +25,7 @@ FORWARD_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 """Relative errors beyond which a backend in fp32 is called wrong; right ones measure about 1e-6."""
 TF32_TOLERANCE = 1e-2
 """Instead of both where a backend multiplies fp32 numbers in TF32, which keeps ten bits of a factor."""
-IN_TF32 = {("ssd_scan", "cuda")}
+IN_TF32 = {("ssd_scan", "cuda"), ("attention", "cuda")}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ OPERATORS: dict[str, Operators] = {
         {"B": 2, "L": 200, "I": 32, "K": 4},
         {"B": 1, "L": 2048, "I": 1024, "K": 4},
         "weight",
+    ),
+    "attention": Operators(
+        attention,
+        ATTENTIONS,
+        (),
+        {"B": 2, "L": 300, "K": 300, "H": 2, "P": 16},
+        {"B": 1, "L": 2048, "K": 2048, "H": 12, "P": 64},
     ),
 }
 

@@ -35,15 +35,18 @@ LAYOUTS: dict[str, dict[str, str]] = {
         "initial_state": "B H P S",
     },
     "causal_conv1d": {"x": "B L I", "weight": "I K", "bias": "I", "mask": "B L", "initial_state": "B K-1 I"},
+    "attention": {"q": "B L H P", "k": "B K H P", "v": "B K H P"},
 }
 """Axes of every tensor that an operator takes, in letters.
 
-B batch, L positions, I channels, S states of a channel, H heads, P channels of a head, G groups of heads, K taps."""
+B batch, L positions, I channels, S states of a channel, H heads, P channels of a head, G groups of heads, K taps or, of
+attention, keys."""
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "selective_scan": ("u", "dt", "A", "B", "C"),
     "ssd_scan": ("x", "dt", "A", "B", "C"),
     "causal_conv1d": ("x", "weight"),
+    "attention": ("q", "k", "v"),
 }
 """Tensors that an operator cannot do without."""
 

@@ -1,0 +1,75 @@
+"""Attention by xFormers' memory-efficient kernels, trusted once they have equalled the reference on small inputs.
+
+Letters: B batch, L positions of the queries, K positions of keys and values, H heads, P channels of a head.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tstar.ops.attention_reference import attention_reference
+from tstar.ops.cuda_check import Trial, check_kernel, cuda_missing, first_reason, import_missing
+
+MODULE, FUNCTION = "xformers.ops", "memory_efficient_attention"
+INSTALL = "pip install xformers"
+TOLERANCE = 1e-2
+"""Relative error allowed in the start-up check: fp32 inputs may be multiplied in TF32."""
+TRIALS = (
+    Trial({"B": 2, "L": 37, "K": 70, "H": 2, "P": 16}),
+    Trial({"B": 1, "L": 70, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
+)
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MULTIPLE = 8
+"""Its kernels read so many channels of a head at once."""
+
+
+def attention_cuda(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> tuple[Tensor, Tensor]:
+    """xFormers takes our layout; arguments and result as in :mod:`tstar.ops.attention`."""
+    operations: Any = importlib.import_module(MODULE)  # loads CUDA libraries, and may not be installed
+    bias = operations.LowerTriangularMask() if causal else None
+    q, k, v = (tensor.contiguous() for tensor in (q, k, v))
+    return getattr(operations, FUNCTION)(q, k, v, attn_bias=bias, p=dropout), q[:0]
+
+
+def not_for_xformers(q: Tensor, state: Tensor | None, final: bool) -> str | None:
+    """Why the kernels cannot take ``q``, or None."""
+    if q.device.type != "cuda":
+        return f"its input is on {q.device.type}, not on cuda; use backend 'torch'"
+    if q.dtype not in _TYPES:
+        return f"it does not know inputs of type {str(q.dtype).removeprefix('torch.')}; use backend 'torch'"
+    if q.shape[-1] % _MULTIPLE:
+        return f"it wants heads of a multiple of {_MULTIPLE} channels, got {q.shape[-1]}; use backend 'torch'"
+    return None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def xformers_missing() -> str | None:
+    """Why the kernels cannot be used, or None."""
+    return find_fault()
+
+
+@functools.cache
+def find_fault() -> str | None:
+    """The first reason against the package; asked once a process."""
+    return first_reason(cuda_missing, lambda: import_missing(MODULE, FUNCTION, INSTALL), check_attention_cuda)
+
+
+def check_attention_cuda(device: str = "cuda") -> str | None:
+    """What the kernels do otherwise than the reference, or None."""
+    return check_kernel(
+        "attention",
+        functools.partial(_output, attention_cuda),
+        functools.partial(_output, attention_reference),
+        TRIALS,
+        tolerance=TOLERANCE,
+        device=device,
+        state_gradient=False,
+    )
+
+
+def _output(run: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    return run(q, k, v, causal, 0.0)[0]

@@ -5,7 +5,7 @@ import torch
 
 from tstar.compressors import build_compressor
 
-SEQUENCE = ("bi_gpt_neox", "bimamba", "gpt_neox", "mamba", "mambamia")
+SEQUENCE = ("bi_gpt_neox", "bimamba", "bimba", "gpt_neox", "mamba", "mambamia")
 CAUSAL = ("gpt_neox", "mamba")
 GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
 
@@ -105,6 +105,16 @@ def test_checkpointing_changes_no_gradient(options):
 def test_the_query_starts_at_the_scale_of_its_norm():
     assert 0.5 / 8 < build("bimamba").query.std() < 2 / 8  # D^-1/2, D = 64
     assert 0.5 < build("bimamba", input_norm=True).query.std() < 2
+
+
+def test_pooled_queries_are_one_switch():
+    learned, pooled = build("bimamba"), build("bimamba", queries="pooled")
+    assert set(learned.state_dict()) - set(pooled.state_dict()) == {"query"}
+    bimba = build("bimba")
+    bimba.load_state_dict(pooled.state_dict())
+    torch.testing.assert_close(bimba(clip(7), [7]), pooled(clip(7), [7]), rtol=0, atol=0)
+    learned.load_state_dict(pooled.state_dict(), strict=False)
+    assert not torch.allclose(learned(clip(7), [7])[0], pooled(clip(7), [7])[0])
 
 
 def test_depth_shrinks_the_output_projections():

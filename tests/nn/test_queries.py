@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tstar.nn.queries import count_kept_frames, insert_queries, kept_frames, take_queries
+from tstar.nn.queries import count_kept_frames, insert_queries, kept_frames, pool_queries, take_queries
 
 
 @pytest.mark.parametrize("interval", [1, 2, 3, 12])
@@ -18,6 +18,23 @@ def test_queries_follow_each_run_of_patches(interval):
                 row.append(query)
         frames.append(torch.stack(row))
     assert torch.equal(insert_queries(patches, query, interval), torch.stack(frames))
+
+
+@pytest.mark.parametrize(("interval", "stride"), [(1, 1), (3, 2), (4, 3), (12, 9)])
+def test_pooled_queries_are_means_over_a_run_in_the_frames_of_its_group(interval, stride):
+    counts = [5, 0, 1, 4]
+    patches = torch.randn(10, 12, 3)
+    expected, first = [], 0
+    for count in counts:
+        for frame in range(count):
+            start = first + frame // stride * stride
+            group = patches[start : min(start + stride, first + count)]
+            expected.append([group[:, i : i + interval].mean((0, 1)) for i in range(0, 12, interval)])
+        first += count
+    expected = torch.stack([torch.stack(row) for row in expected])
+    found = pool_queries(patches, interval, counts, stride)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(take_queries(insert_queries(patches, found, interval), interval), expected)
 
 
 @pytest.mark.parametrize("interval", [1, 4])

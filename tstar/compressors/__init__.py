@@ -6,9 +6,10 @@ from typing import Any
 from tstar.compressors.base import Compressor, CompressorConfig
 from tstar.compressors.c_abstractor import CAbstractorConfig
 from tstar.compressors.gpt_neox import BiGPTNeoXConfig, GPTNeoXConfig
-from tstar.compressors.mambamia import BiMambaConfig, MambaConfig, MambaMiaConfig
+from tstar.compressors.mambamia import BiMambaConfig, BimbaConfig, MambaConfig, MambaMiaConfig
 from tstar.compressors.pooling import AveragePoolingConfig, BilinearConfig, Pooling3DConfig
 from tstar.compressors.resampler import Resampler2DConfig, Resampler3DConfig
+from tstar.compressors.token_clustering import DensityPeaksConfig, KMeansConfig, TokenMergingConfig
 from tstar.compressors.uncompressed import UncompressedConfig
 from tstar.errors import ConfigError, suggest
 
@@ -27,14 +28,18 @@ COMPRESSORS: dict[str, type[CompressorConfig]] = {
     "bi_gpt_neox": BiGPTNeoXConfig,
     "bilinear": BilinearConfig,
     "bimamba": BiMambaConfig,
+    "bimba": BimbaConfig,
     "c_abstractor": CAbstractorConfig,
+    "density_peaks": DensityPeaksConfig,
     "gpt_neox": GPTNeoXConfig,
+    "kmeans": KMeansConfig,
     "mamba": MambaConfig,
     "mambamia": MambaMiaConfig,
     "none": UncompressedConfig,
     "pool3d": Pooling3DConfig,
     "resampler2d": Resampler2DConfig,
     "resampler3d": Resampler3DConfig,
+    "token_merging": TokenMergingConfig,
 }
 """Settings of every compressor by name."""
 

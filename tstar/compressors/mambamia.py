@@ -119,6 +119,16 @@ class BiMambaConfig(MambaMiaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BimbaConfig(BiMambaConfig):
+    """Settings of :class:`MambaMia` in the form of BIMBA (arXiv:2503.09590): pooled queries and no aggregation.
+
+    BIMBA has queries only where it keeps them; here, as in the learnt form, every frame has some, and those of every r-th are kept.
+    """
+
+    queries: Literal["learned", "pooled"] = field(default="pooled", init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MambaConfig(BiMambaConfig):
     """Settings of :class:`MambaMia` without aggregation and without the backward direction."""
 

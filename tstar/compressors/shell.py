@@ -8,13 +8,14 @@ model, r stride between kept frames, T visual tokens of a clip, B clips of one l
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tstar.compressors.base import Compressor, CompressorConfig, clips_by_length, require
-from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, take_queries
+from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, pool_queries, take_queries
 from tstar.nn.weight_decay import exempt_vectors
 
 
@@ -28,6 +29,8 @@ class SequenceCompressorConfig(CompressorConfig):
     """Queries of every so many frames are kept. Left out, 3, or 1 with per_frame."""
     keep: Keep = "first"
     """Which frame of each group of temporal_stride is kept; last suits causal models."""
+    queries: Literal["learned", "pooled"] = "learned"
+    """What stands after each run of patches: one learnt vector, or the mean of the run over the frames of its group."""
     per_frame: bool = False
     """Run over each frame alone instead of over the whole clip."""
     num_layers: int = 24
@@ -76,7 +79,8 @@ class SequenceCompressor(Compressor):
         super().__init__(config)
         width = config.d_model
         self.in_proj = _projection(config.d_vision, width)
-        self.query = nn.Parameter(torch.randn(width) * (1.0 if config.input_norm else width**-0.5))
+        if config.queries == "learned":
+            self.query = nn.Parameter(torch.randn(width) * (1.0 if config.input_norm else width**-0.5))
         self.input_norm = nn.LayerNorm(width, eps=1e-6) if config.input_norm else nn.Identity()
         self.layers = nn.ModuleList(layers)
         self.final_norm = final_norm
@@ -91,13 +95,22 @@ class SequenceCompressor(Compressor):
         self.check_input(features, frame_counts)
         if not frame_counts:
             return []
-        patches = self.in_proj(features).to(self.query.dtype)  # the residual stream stays fp32 under autocast
-        frames = self.input_norm(insert_queries(patches, self.query, self.config.interval))  # [sum(M), N + Q, D]
+        stream = next(self.parameters()).dtype  # the residual stream stays fp32 under autocast
+        patches = self.in_proj(features).to(stream)
+        queries = self._queries(patches, frame_counts)
+        frames = self.input_norm(insert_queries(patches, queries, self.config.interval))  # [sum(M), N + Q, D]
         run = self._run_frames if self.config.per_frame else self._run_clips
-        queries = run(frames, frame_counts)
-        kept = [clip[kept_frames(len(clip), self.config.stride, self.config.keep)].flatten(0, 1) for clip in queries]
+        clips = run(frames, frame_counts)
+        kept = [clip[kept_frames(len(clip), self.config.stride, self.config.keep)].flatten(0, 1) for clip in clips]
         tokens = self.out_proj(self.final_norm(torch.cat(kept)))  # [sum(T), H]
         return list(tokens.split([len(clip) for clip in kept]))
+
+    def _queries(self, patches: Tensor, frame_counts: list[int]) -> Tensor:
+        """[D], or [sum(M), Q, D] of patches [sum(M), N, D]."""
+        if self.config.queries == "learned":
+            return self.query
+        stride = 1 if self.config.per_frame else self.config.stride
+        return pool_queries(patches, self.config.interval, frame_counts, stride)
 
     def _run_frames(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
         """Every frame its own sequence: frames [sum(M), N + Q, D] to queries [M, Q, D] of each clip."""

@@ -7,6 +7,7 @@ Letters: M frames of a clip, N patch tokens per frame, k patches per query, Q = 
 patches, D width, r stride.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,16 +17,27 @@ Keep = Literal["first", "last"]
 
 
 def insert_queries(patches: Tensor, query: Tensor, interval: int) -> Tensor:
-    """Append ``query`` [D] after each run of ``interval`` patches: [..., N, D] to [..., N + Q, D].
+    """Append a query after each run of ``interval`` patches: [..., N, D] to [..., N + Q, D].
 
-    A query comes after the patches it stands for, so that a causal mixer lets it see them.
+    ``query`` is one vector for all, [D], or one for each run, [..., Q, D]. A query comes after the patches it stands for, so that a
+    causal mixer lets it see them.
     """
     *lead, count, width = patches.shape
     if count % interval:
         raise ValueError(f"insert_queries: interval {interval} does not divide {count} patches")
     runs = patches.reshape(*lead, count // interval, interval, width)
-    slots = query.to(patches.dtype).expand(*lead, count // interval, 1, width)
-    return torch.cat([runs, slots], dim=-2).flatten(-3, -2)  # [..., N + Q, D]
+    slots = query.to(patches.dtype).expand(*lead, count // interval, width)
+    return torch.cat([runs, slots.unsqueeze(-2)], dim=-2).flatten(-3, -2)  # [..., N + Q, D]
+
+
+def pool_queries(patches: Tensor, interval: int, frame_counts: Sequence[int], stride: int) -> Tensor:
+    """A query for every run of patches: its mean over the ``stride`` frames of its group, [sum(M), N, D] to [sum(M), Q, D].
+
+    The last group of a clip may be shorter. Queries by 3D average pooling are BIMBA's (arXiv:2503.09590).
+    """
+    runs = patches.unflatten(1, (-1, interval)).mean(2)  # [sum(M), Q, D]
+    groups = [group for clip in runs.split(list(frame_counts)) if len(clip) for group in clip.split(stride)]
+    return torch.cat([group.mean(0, keepdim=True).expand_as(group) for group in groups]) if groups else runs
 
 
 def take_queries(tokens: Tensor, interval: int) -> Tensor:

@@ -38,13 +38,17 @@ def test_token_counts_are_kept_and_values_are_finite(name, batch):
     assert all(clip.isfinite().all() for clip in tokens)
 
 
+WITHOUT_A_PAST = {("mambamia_taa", "image"): {"time_axis.mixer.A_log"}}
+"""Parameters that one frame alone leaves still: nothing decays before the first step of a scan over frames."""
+
+
 @pytest.mark.parametrize("batch", list(BATCHES))
 def test_a_gradient_reaches_every_parameter(name, batch):
     compressor, frame_counts = build(name).train(), BATCHES[batch]
     x = features(frame_counts).requires_grad_()
     sum(clip.square().sum() for clip in compressor(x, frame_counts)).backward()
     silent = [key for key, p in compressor.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not silent
+    assert set(silent) == WITHOUT_A_PAST.get((name.partition(",")[0], batch), set())
     assert x.grad.isfinite().all()
 
 

@@ -44,6 +44,8 @@ def meta(name, sizes=CONVNEXT, **options):
         ("token_merging", CONVNEXT, {}, {0: 0, 1: 10, 3: 10, 4: 20, 128: 430, 256: 860}),
         ("kmeans", CONVNEXT, {"frames_per_group": 1}, {1: 10, 128: 1280}),
         ("density_peaks", VIT, {"tokens_per_group": 24}, {1: 24, 128: 1032}),
+        ("mambamia_taa", CONVNEXT, {"select": "budget"}, {0: 0, 1: 10, 128: 430, 256: 860}),
+        ("mambamia_taa", CONVNEXT, {}, {1: 10, 64: 640, 384: 3840}),
         ("bimba", CONVNEXT, {}, {1: 10, 128: 430, 256: 860}),
         ("gpt_neox", CONVNEXT, {}, {1: 10, 128: 430, 256: 860}),
         ("bi_gpt_neox", CONVNEXT, {"per_frame": True}, {1: 10, 128: 1280}),

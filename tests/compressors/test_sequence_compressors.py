@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tstar.compressors import build_compressor
+from tstar.nn.time_axis import frames_over_threshold
 
 SEQUENCE = ("bi_gpt_neox", "bimamba", "bimba", "gpt_neox", "mamba", "mambamia")
 CAUSAL = ("gpt_neox", "mamba")
@@ -115,6 +116,40 @@ def test_pooled_queries_are_one_switch():
     torch.testing.assert_close(bimba(clip(7), [7]), pooled(clip(7), [7]), rtol=0, atol=0)
     learned.load_state_dict(pooled.state_dict(), strict=False)
     assert not torch.allclose(learned(clip(7), [7])[0], pooled(clip(7), [7])[0])
+
+
+def test_steps_choose_the_frames_of_long_clips_outside_training():
+    threshold = build("mambamia_taa").calibrate(clip(9), [9], keep_rate=0.4)
+    compressor = build("mambamia_taa", select_above=5, select_threshold=threshold)
+    mixed, steps = compressor.time_axis(compressor.frame_queries(clip(9), [9])[0])
+    kept = frames_over_threshold(steps, threshold)
+    assert 1 < len(kept) < 9
+    expected = compressor.out_proj(compressor.final_norm(mixed[kept].flatten(0, 1)))
+    torch.testing.assert_close(compressor(clip(9), [9])[0], expected)
+    assert len(compressor(clip(5), [5])[0]) == compressor.num_tokens(5) == 5 * 4
+    assert len(compressor.train()(clip(9), [9])[0]) == compressor.num_tokens(9) == 9 * 4
+
+
+def test_a_calibrated_threshold_keeps_about_the_wanted_share():
+    compressor, x = build("mambamia_taa", select_above=0), clip(60)
+    threshold = compressor.calibrate(x, [40, 20], keep_rate=0.5)
+    calibrated = build("mambamia_taa", select_above=0, select_threshold=threshold)
+    calibrated.load_state_dict(compressor.state_dict())
+    kept = sum(len(tokens) // 4 for tokens in calibrated(x, [40, 20]))
+    assert 30 <= kept <= 32
+
+
+def test_a_budget_of_steps_and_a_stride_keep_as_many_frames():
+    budget, stride = pair("mambamia_taa", {"select": "budget"}, {"select": "stride"})
+    for frames in (1, 2, 3, 10):
+        assert (
+            len(budget(clip(frames), [frames])[0])
+            == len(stride(clip(frames), [frames])[0])
+            == budget.num_tokens(frames)
+        )
+    mixed, _ = stride.time_axis(stride.frame_queries(clip(10), [10])[0])
+    expected = stride.out_proj(stride.final_norm(mixed[[0, 3, 6, 9]].flatten(0, 1)))
+    torch.testing.assert_close(stride(clip(10), [10])[0], expected)
 
 
 def test_depth_shrinks_the_output_projections():

@@ -6,7 +6,7 @@ from typing import Any
 from tstar.compressors.base import Compressor, CompressorConfig
 from tstar.compressors.c_abstractor import CAbstractorConfig
 from tstar.compressors.gpt_neox import BiGPTNeoXConfig, GPTNeoXConfig
-from tstar.compressors.mambamia import BiMambaConfig, BimbaConfig, MambaConfig, MambaMiaConfig
+from tstar.compressors.mambamia import BiMambaConfig, BimbaConfig, MambaConfig, MambaMiaConfig, TimeAxisMambaMiaConfig
 from tstar.compressors.pooling import AveragePoolingConfig, BilinearConfig, Pooling3DConfig
 from tstar.compressors.resampler import Resampler2DConfig, Resampler3DConfig
 from tstar.compressors.token_clustering import DensityPeaksConfig, KMeansConfig, TokenMergingConfig
@@ -35,6 +35,7 @@ COMPRESSORS: dict[str, type[CompressorConfig]] = {
     "kmeans": KMeansConfig,
     "mamba": MambaConfig,
     "mambamia": MambaMiaConfig,
+    "mambamia_taa": TimeAxisMambaMiaConfig,
     "none": UncompressedConfig,
     "pool3d": Pooling3DConfig,
     "resampler2d": Resampler2DConfig,

@@ -24,6 +24,9 @@ from tstar.nn import (
     RMSNorm,
 )
 from tstar.nn.mamba_parts import BackwardDtInit, Merge
+from tstar.nn.queries import count_kept_frames
+from tstar.nn.time_axis import TimeAxisAggregator, calibrate_threshold, frames_over_threshold, frames_within_budget
+from tstar.nn.weight_decay import exempt_vectors
 
 Residual = Literal["mixer_only", "write_back"]
 
@@ -167,3 +170,83 @@ class MambaMiaLayer(nn.Module):
         aggregated = self.gpa(normed)
         residual = x + (aggregated - normed) if self.write_back else x  # patches are not changed by the aggregation
         return residual + self.mixer(aggregated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeAxisMambaMiaConfig(MambaMiaConfig):
+    """Settings of :class:`TimeAxisMambaMia`."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"num_layers": 24, "d_model": 768, "ssm": "mamba2"},
+        "wide2": {"num_layers": 2, "d_model": 3072, "ssm": "mamba2", "d_reduced": 128},
+        "miniature": {"num_layers": 2, "d_model": 96, "ssm": "mamba2", "d_state": 32, "head_dim": 16, "d_reduced": 16},
+        "tiny": {"num_layers": 2, "d_model": 64, "ssm": "mamba2", "d_state": 8, "head_dim": 16, "d_reduced": 8},
+    }
+
+    select: Literal["threshold", "budget", "stride"] = "threshold"
+    """Frames that stay: outside training, where steps since the last add up to select_threshold; as many as stride keeps, at even
+    distances in the sum of steps; or each temporal_stride-th."""
+    select_threshold: float = 0.6
+    """Sum of steps that keeps a frame; what keeps a wanted share is a model's own, see :meth:`TimeAxisMambaMia.calibrate`."""
+    select_above: int = 64
+    """Clips of up to so many frames keep all of them, threshold only."""
+    d_reduced: int = 64
+    """Width that each query is reduced to for the block over frames."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.select_threshold > 0, "select_threshold", self.select_threshold, "a number above 0")
+        require(self.select_above >= 0, "select_above", self.select_above, "a whole number from 0 up")
+        given = self.temporal_stride is None or self.temporal_stride == 1
+        legal = "left out or 1 with select: threshold, which keeps as many frames as it finds worth it"
+        require(given or self.select != "threshold", "temporal_stride", self.temporal_stride, legal)
+        inner = 2 * self.num_patches // self.interval * self.d_reduced
+        legal = (
+            f"such that head_dim {self.head_dim} divides 2 x {self.num_patches // self.interval} queries x d_reduced"
+        )
+        require(self.d_reduced > 0 and inner % self.head_dim == 0, "d_reduced", self.d_reduced, legal)
+
+    @property
+    def stride(self) -> int:
+        return 1 if self.select == "threshold" else super().stride
+
+    def build(self) -> "TimeAxisMambaMia":
+        return TimeAxisMambaMia(self)
+
+
+class TimeAxisMambaMia(MambaMia):
+    """MambaMia, then a causal Mamba-2 over frames whose steps can choose the frames that stay (AAAI-26 version).
+
+    With ``select: threshold`` a clip outside training may give fewer visual tokens than :meth:`num_tokens`, which is then the most.
+    """
+
+    config: TimeAxisMambaMiaConfig
+
+    def __init__(self, config: TimeAxisMambaMiaConfig) -> None:
+        super().__init__(config)
+        states = config.d_state or 128
+        queries = config.num_patches // config.interval
+        self.time_axis = TimeAxisAggregator(config.d_model, queries, config.d_reduced, states, config.head_dim)
+        exempt_vectors(self.time_axis)
+
+    def keep_frames(self, clip: Tensor) -> Tensor:
+        if not len(clip):
+            return clip
+        mixed, steps = self.time_axis(clip)
+        if self.config.select == "budget":
+            return mixed[frames_within_budget(steps, count_kept_frames(len(clip), self.config.stride))]
+        if self.config.select == "threshold" and not self.training and len(clip) > self.config.select_above:
+            return mixed[frames_over_threshold(steps, self.config.select_threshold)]
+        return super().keep_frames(mixed)
+
+    @torch.no_grad()
+    def calibrate(self, features: Tensor, frame_counts: list[int], keep_rate: float) -> float:
+        """The ``select_threshold`` that keeps about ``keep_rate`` of the frames of these clips; arguments as in :meth:`forward`.
+
+        Give clips that are not evaluated. The steps depend on the weights, so a trained model needs a threshold of its own.
+
+        Raises:
+            ValueError: there are no frames, or the rate is not in (0, 1].
+        """
+        clips = self.frame_queries(features, frame_counts)
+        return calibrate_threshold([self.time_axis(clip)[1] for clip in clips if len(clip)], keep_rate)

@@ -92,18 +92,26 @@ class SequenceCompressor(Compressor):
         return kept * (self.config.num_patches // self.config.interval)
 
     def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
         if not frame_counts:
+            self.check_input(features, frame_counts)
             return []
+        kept = [self.keep_frames(clip).flatten(0, 1) for clip in self.frame_queries(features, frame_counts)]
+        tokens = self.out_proj(self.final_norm(torch.cat(kept)))  # [sum(T), H]
+        return list(tokens.split([len(clip) for clip in kept]))
+
+    def frame_queries(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """What the layers make of the queries of all frames: [M, Q, D] of each clip; arguments as in :meth:`forward`."""
+        self.check_input(features, frame_counts)
         stream = next(self.parameters()).dtype  # the residual stream stays fp32 under autocast
         patches = self.in_proj(features).to(stream)
         queries = self._queries(patches, frame_counts)
         frames = self.input_norm(insert_queries(patches, queries, self.config.interval))  # [sum(M), N + Q, D]
         run = self._run_frames if self.config.per_frame else self._run_clips
-        clips = run(frames, frame_counts)
-        kept = [clip[kept_frames(len(clip), self.config.stride, self.config.keep)].flatten(0, 1) for clip in clips]
-        tokens = self.out_proj(self.final_norm(torch.cat(kept)))  # [sum(T), H]
-        return list(tokens.split([len(clip) for clip in kept]))
+        return run(frames, frame_counts)
+
+    def keep_frames(self, clip: Tensor) -> Tensor:
+        """Secondary sampling: queries of a clip [M, Q, D] to those of the frames that stay."""
+        return clip[kept_frames(len(clip), self.config.stride, self.config.keep)]
 
     def _queries(self, patches: Tensor, frame_counts: list[int]) -> Tensor:
         """[D], or [sum(M), Q, D] of patches [sum(M), N, D]."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tstar.compressors import build_compressor, compressor_options, list_compressors
+from tstar.errors import ConfigError
 
 GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
 LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
@@ -81,6 +82,46 @@ def test_weights_survive_a_round_trip(name):
     other.load_state_dict(compressor.state_dict())
     x = features(frame_counts)
     torch.testing.assert_close(other(x, frame_counts), compressor(x, frame_counts), rtol=0, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("segments", [1, 2, 5])
+def test_segments_give_what_the_whole_clip_gives(name, segments):
+    whole = build(name)
+    if whole.config.needs_whole_clips is not None:
+        with pytest.raises(ConfigError, match="segment_frames must be left out"):
+            build(name, segment_frames=3)
+        return
+    size = segments * whole.config.segment_step
+    split, frame_counts = build(name, segment_frames=size), BATCHES["mixed"]
+    split.load_state_dict(whole.state_dict())
+    x = features(frame_counts)
+    for ours, expected in zip(split(x, frame_counts), whole(x, frame_counts), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    asked = []
+
+    def read(first, last):
+        asked.append(last - first)
+        return x[:LONG][first:last]
+
+    torch.testing.assert_close(split.compress(read, LONG), whole(x[:LONG], [LONG])[0], rtol=1e-4, atol=1e-5)
+    assert max(asked) <= size
+    assert sum(asked) in (LONG, 2 * LONG - min(LONG, size))  # once, or twice but for the first segment
+
+
+def test_segments_are_for_inference(name):
+    split = build(name, **({} if build(name).config.needs_whole_clips else {"segment_frames": 6})).train()
+    x = features([LONG]).requires_grad_()
+    split(x, [LONG])[0].square().sum().backward()
+    assert x.grad.any()
+
+
+def test_planning_on_the_meta_device_needs_no_memory(name):
+    with torch.device("meta"):
+        planned = build(name)
+    built = build(name)
+    assert {k: v.shape for k, v in planned.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
+    assert [planned.num_tokens(m) for m in range(9)] == [built.num_tokens(m) for m in range(9)]
 
 
 def test_features_that_do_not_fit_are_refused(name):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tstar.compressors import build_compressor
+from tstar.errors import ConfigError
 from tstar.nn.time_axis import frames_over_threshold
 
 SEQUENCE = ("bi_gpt_neox", "bimamba", "bimba", "gpt_neox", "mamba", "mambamia")
@@ -106,6 +107,44 @@ def test_checkpointing_changes_no_gradient(options):
 def test_the_query_starts_at_the_scale_of_its_norm():
     assert 0.5 / 8 < build("bimamba").query.std() < 2 / 8  # D^-1/2, D = 64
     assert 0.5 < build("bimamba", input_norm=True).query.std() < 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", ["first", "last"])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"ssm": "mamba2"}, {"per_frame": True}])
+@pytest.mark.parametrize("name", SEQUENCE)
+def test_frames_may_come_one_by_one_where_no_later_one_is_seen(name, options, stride, keep):
+    if "ssm" in options and "neox" in name:
+        return
+    compressor = build(name, **options, temporal_stride=stride, keep=keep)
+    x = clip(11)
+    if name not in CAUSAL and "per_frame" not in options:
+        with pytest.raises(ConfigError, match="needs a causal compressor"):
+            compressor.stream(x)
+        return
+    for sizes in ([1] * 11, [4, 0, 1, 6], [11]):
+        parts, state = [], None
+        for i, segment in enumerate(x.split(sizes)):
+            tokens, state = compressor.stream(segment, state, end=i == len(sizes) - 1)
+            parts.append(tokens)
+        torch.testing.assert_close(torch.cat(parts), compressor(x, [11])[0], rtol=1e-4, atol=1e-5)
+        assert state.frames == 11
+
+
+def test_pooled_queries_look_ahead_and_cannot_be_streamed():
+    with pytest.raises(ConfigError, match="queries must be learned, or temporal_stride 1"):
+        build("mamba", queries="pooled").stream(clip(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options", [{"per_frame": True}, {"queries": "pooled"}, {"keep": "last"}, {"gradient_checkpointing": True}]
+)
+@pytest.mark.parametrize("name", ["mambamia", "mamba"])
+def test_segments_with_other_samplings(name, options):
+    whole, split = pair(name, options, options | {"segment_frames": 3})
+    torch.testing.assert_close(split(clip(11), [11])[0], whole(clip(11), [11])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_pooled_queries_are_one_switch():

@@ -25,14 +25,16 @@ def loop(q, k, v, causal):
     for b in range(q.shape[0]):
         for h in range(q.shape[2]):
             for i in range(q.shape[1]):
-                seen = range(i + 1 if causal else k.shape[1])
+                seen = range(i + 1 + k.shape[1] - q.shape[1] if causal else k.shape[1])
                 weights = [math.exp(float(q[b, i, h] @ k[b, j, h]) / math.sqrt(q.shape[3])) for j in seen]
                 y[b, i, h] = sum(w * v[b, j, h] for w, j in zip(weights, seen, strict=True)) / sum(weights)
     return y
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "auto"])
-@pytest.mark.parametrize(("queries", "keys", "causal"), [(5, 7, False), (6, 6, True), (1, 1, True), (4, 1, False)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "causal"), [(5, 7, False), (6, 6, True), (1, 1, True), (4, 1, False), (3, 7, True)]
+)
 def test_it_is_the_formula(backend, queries, keys, causal):
     q, k, v = tensors(queries=queries, keys=keys)
     torch.testing.assert_close(
@@ -79,7 +81,7 @@ def test_dropout_scales_what_is_left():
         (((2, 5, 3, 4), (2, 7, 3, 4), (2, 6, 3, 4)), False, "k and v [B, K, H, P]"),
         (((2, 5, 3, 4), (2, 0, 3, 4), (2, 0, 3, 4)), False, "with K >= 1"),
         (((5, 3, 4), (5, 3, 4), (5, 3, 4)), False, "q must be"),
-        (((2, 5, 3, 4), (2, 7, 3, 4), (2, 7, 3, 4)), True, "causal needs as many queries as keys, got 5 and 7"),
+        (((2, 7, 3, 4), (2, 5, 3, 4), (2, 5, 3, 4)), True, "causal needs a key for every query, got 7 queries and 5"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shapes, causal, words):
@@ -92,13 +94,19 @@ class LowerTriangularMask:
     """What xFormers calls its causal bias."""
 
 
+class LowerTriangularFromBottomRightMask(LowerTriangularMask):
+    """The same for fewer queries than keys, whose last ones stand together."""
+
+
 def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None, wrong=0.0):
     """The documented meaning: [B, M, H, K] in and out, softmax(Q K^T / sqrt(K) + bias) V."""
     assert all(x.is_contiguous() and x.dtype == query.dtype for x in (query, key, value))
     assert attn_bias is None or isinstance(attn_bias, LowerTriangularMask)
     scores = (query.transpose(1, 2) @ key.permute(0, 2, 3, 1)) * (scale or query.shape[-1] ** -0.5 * (1 + wrong))
     if attn_bias is not None:
-        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        bottom_right = isinstance(attn_bias, LowerTriangularFromBottomRightMask)
+        later = scores.shape[-1] - scores.shape[-2] if bottom_right else 0
+        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1 + later)
     return (torch.dropout(scores.softmax(-1), p, True) @ value.transpose(1, 2)).transpose(1, 2)
 
 
@@ -111,6 +119,7 @@ def xformers(monkeypatch):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         module = sys.modules["xformers.ops"]
         module.LowerTriangularMask = LowerTriangularMask
+        module.LowerTriangularFromBottomRightMask = LowerTriangularFromBottomRightMask
         module.memory_efficient_attention = functools.partial(memory_efficient_attention, **options)
         attention_cuda.find_fault.cache_clear()
 
@@ -125,8 +134,8 @@ def xformers(monkeypatch):
 def test_xformers_is_used_once_it_has_agreed(xformers):
     xformers()
     assert attention_cuda.xformers_missing() is None
-    q, k, v = tensors(queries=6, keys=6, channels=8)
-    for causal in (False, True):
+    for queries, causal in ((6, False), (6, True), (2, True)):
+        q, k, v = tensors(queries=queries, keys=6, channels=8)
         ours = attention_cuda.attention_cuda(q, k, v, causal, 0.0)[0]
         torch.testing.assert_close(ours, attention_reference(q, k, v, causal, 0.0)[0])
 

@@ -70,8 +70,7 @@ def compressor_config(
     known = compressor_options(name, preset)
     for option in options:
         if option not in known:
-            hint = suggest(option, known) if known else "; it has no options"
-            raise ConfigError(f"unknown option compressor.{option} of compressor '{name}'{hint}")
+            raise ConfigError(f"unknown option compressor.{option} of compressor '{name}'{suggest(option, known)}")
     return COMPRESSORS[name](d_vision=d_vision, d_language=d_language, grid=grid, **(known | options))
 
 

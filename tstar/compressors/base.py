@@ -7,13 +7,18 @@ import dataclasses
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tstar.errors import ConfigError, suggest
+
+ReadFrames = Callable[[int, int], Tensor]
+"""Patch tokens of the frames from a first to a last one (excluded) of a clip; may be called for the same ones again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,8 @@ class CompressorConfig(ABC):
     """Width of a visual token: that of the language model's embeddings."""
     grid: tuple[int, int]
     """Rows and columns of a frame's patch tokens, in raster order."""
+    segment_frames: int | None = None
+    """Where no gradients are wanted, work on so many frames of a clip at a time, so that memory does not grow with its length."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -38,11 +45,31 @@ class CompressorConfig(ABC):
         for name in ("d_vision", "d_language"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
         require(min(self.grid) > 0, "grid", self.grid, "two positive whole numbers, rows and columns")
+        if self.segment_frames is not None:
+            require(
+                self.needs_whole_clips is None,
+                "segment_frames",
+                self.segment_frames,
+                f"left out: {self.needs_whole_clips}",
+            )
+            step = max(self.segment_step, 1)
+            fits = self.segment_frames > 0 and self.segment_frames % step == 0
+            require(fits, "segment_frames", self.segment_frames, f"a positive multiple of {step}")
 
     @property
     def num_patches(self) -> int:
         """N."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def segment_step(self) -> int:
+        """A segment holds a multiple of so many frames."""
+        return 1
+
+    @property
+    def needs_whole_clips(self) -> str | None:
+        """Why a clip cannot be compressed in segments; None where it can."""
+        return None
 
     @abstractmethod
     def build(self) -> "Compressor":
@@ -62,7 +89,6 @@ class Compressor(nn.Module, ABC):
     def num_tokens(self, num_frames: int) -> int:
         """Visual tokens that a clip of ``num_frames`` becomes, known without running it."""
 
-    @abstractmethod
     def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         """Compress every clip of a batch; no clip's result depends on the others.
 
@@ -76,15 +102,45 @@ class Compressor(nn.Module, ABC):
         Raises:
             ValueError: ``features`` does not fit ``frame_counts`` or the settings.
         """
-
-    def check_input(self, features: Tensor, frame_counts: list[int]) -> None:
-        """Raise ValueError unless ``features`` is [sum(frame_counts), N, d_vision]."""
         expected = [sum(frame_counts), self.config.num_patches, self.config.d_vision]
         if list(features.shape) != expected or min(frame_counts, default=0) < 0:
             raise ValueError(
                 f"{type(self).__name__}: features must be [sum(frame_counts), N, d_vision] = {expected}, "
                 f"got {list(features.shape)} with frame_counts {frame_counts}"
             )
+        if self.config.segment_frames is None or torch.is_grad_enabled():
+            return self.compress_clips(features, frame_counts)
+        clips = features.split(frame_counts) if frame_counts else ()
+        return [self.compress(partial(_frames_of, clip), len(clip)) for clip in clips]
+
+    @torch.no_grad()
+    def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
+        """Compress one clip whose patch tokens are read as they are needed, ``segment_frames`` at a time.
+
+        The result is that of :meth:`forward` but for rounding. Some compressors read every frame twice.
+
+        Args:
+            read: (first, last) to the patch tokens of frames first to last - 1, [last - first, N, d_vision].
+            num_frames: M.
+
+        Returns:
+            Visual tokens, [num_tokens(M), d_language].
+        """
+        spans = self.spans(num_frames)
+        return torch.cat([self.compress_clips(read(first, last), [last - first])[0] for first, last in spans])
+
+    def spans(self, num_frames: int) -> list[tuple[int, int]]:
+        """First and last (excluded) frame of every segment of a clip; one for a clip without frames."""
+        step = self.config.segment_frames or max(num_frames, 1)
+        return [(first, min(first + step, num_frames)) for first in range(0, max(num_frames, 1), step)]
+
+    @abstractmethod
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
+        """:meth:`forward` of features that fit, without segments."""
+
+
+def _frames_of(clip: Tensor, first: int, last: int) -> Tensor:
+    return clip[first:last]
 
 
 def clips_by_length(frame_counts: Sequence[int]) -> dict[int, list[int]]:

@@ -69,8 +69,7 @@ class CAbstractor(Compressor):
         (rows, columns), (kernel_rows, kernel_columns) = self.config.grid, self.config.kernel
         return num_frames * (rows // kernel_rows) * (columns // kernel_columns)
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         places = (features + self.pos_emb).mT.unflatten(2, self.config.grid)  # [sum(M), C, h, w]
         tokens = self.readout(self.net(places).flatten(2).mT)  # [sum(M), T / M, H]
         return [clip.flatten(0, 1) for clip in tokens.split(frame_counts)]

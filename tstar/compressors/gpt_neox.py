@@ -4,7 +4,7 @@ Letters: D width, H heads, P = D / H channels of a head.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
@@ -32,7 +32,6 @@ class GPTNeoXConfig(SequenceCompressorConfig):
     """Of the geometric series of rotary wavelengths."""
     mlp_ratio: int = 4
     """Inner width of the feed-forward over d_model."""
-    causal: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +42,14 @@ class GPTNeoXConfig(SequenceCompressorConfig):
         require(even, "rotary_fraction", self.rotary_fraction, legal)
         require(self.rope_base > 1, "rope_base", self.rope_base, "a number above 1")
         require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "a positive whole number")
+
+    @property
+    def causal(self) -> bool:
+        return True
+
+    @property
+    def needs_whole_clips(self) -> str | None:
+        return None if self.causal or self.per_frame else "every position weighs all others of the clip"
 
     @property
     def rotary_channels(self) -> int:
@@ -57,7 +64,9 @@ class GPTNeoXConfig(SequenceCompressorConfig):
 class BiGPTNeoXConfig(GPTNeoXConfig):
     """Settings of :class:`GPTNeoX` in which every position sees all others."""
 
-    causal: bool = field(default=False, init=False)
+    @property
+    def causal(self) -> bool:
+        return False
 
 
 class GPTNeoX(SequenceCompressor):

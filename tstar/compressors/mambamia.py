@@ -6,7 +6,7 @@ before each layer; without that step it is the paper's Bi-Mamba row, and with a 
 Letters: B clips of one length, L positions of a clip (patches and queries), D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ from tstar.nn import (
     MambaMixer,
     RMSNorm,
 )
-from tstar.nn.mamba_parts import BackwardDtInit, Merge
+from tstar.nn.mamba_parts import BackwardDtInit, Merge, MixerState
 from tstar.nn.queries import count_kept_frames
 from tstar.nn.time_axis import TimeAxisAggregator, calibrate_threshold, frames_over_threshold, frames_within_budget
 from tstar.nn.weight_decay import exempt_vectors
@@ -79,6 +79,10 @@ class MambaMiaConfig(SequenceCompressorConfig):
             divisors = [p for p in range(1, inner + 1) if inner % p == 0]
             legal = f"a divisor of expand * d_model = {inner} with mamba2 ({', '.join(map(str, divisors))})"
             require(inner % self.head_dim == 0, "head_dim", self.head_dim, legal)
+
+    @property
+    def causal(self) -> bool:
+        return not self.bidirectional
 
     @property
     def states(self) -> int:
@@ -160,16 +164,37 @@ class MambaMiaLayer(nn.Module):
         self.gpa = (
             GatedPatchAggregation(config.d_model, config.interval, config.dropout) if config.gpa else nn.Identity()
         )
-        self.mixer = config.build_mixer()
+        self.mixer: Any = config.build_mixer()
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, D] to [B, L, D]."""
+        residual, aggregated = self._enter(x)
+        return residual + self.mixer(aggregated)
+
+    def stream(self, x: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+        """Positions that follow those in ``state``, causal mixers only; with the state after them."""
+        residual, aggregated = self._enter(x)
+        y, state = self.mixer(aggregated, state=state, return_state=True)
+        return residual + y, state
+
+    def look_back(self, x: Tensor, behind: MixerState | None) -> MixerState:
+        """The backward scan's state at the start of a stretch of whole chunks, bidirectional mixers only."""
+        return self.mixer.look_back(self._enter(x)[1], behind)
+
+    def mix_stretch(self, x: Tensor, before: MixerState | None, behind: MixerState | None) -> tuple[Tensor, MixerState]:
+        """A stretch of whole chunks between two states, bidirectional mixers only; with the forward scan's state after it."""
+        residual, aggregated = self._enter(x)
+        y, after = self.mixer.mix_stretch(aggregated, before, behind)
+        return residual + y, after
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream, and what goes into the mixer."""
         # mixed precision: what projections will cast anyway leaves the norm cast, unless it returns to the residual
         half = torch.is_autocast_enabled(x.device.type) and not self.write_back
         normed = self.norm(x, dtype=torch.get_autocast_dtype(x.device.type) if half else None)
         aggregated = self.gpa(normed)
         residual = x + (aggregated - normed) if self.write_back else x  # patches are not changed by the aggregation
-        return residual + self.mixer(aggregated)
+        return residual, aggregated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +263,9 @@ class TimeAxisMambaMia(MambaMia):
         if self.config.select == "threshold" and not self.training and len(clip) > self.config.select_above:
             return mixed[frames_over_threshold(steps, self.config.select_threshold)]
         return super().keep_frames(mixed)
+
+    def collect(self, queries: Iterator[Tensor]) -> Tensor:
+        return self._leave(self.keep_frames(torch.cat(list(queries))))  # steps are summed over the whole clip
 
     @torch.no_grad()
     def calibrate(self, features: Tensor, frame_counts: list[int], keep_rate: float) -> float:

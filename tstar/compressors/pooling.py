@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tstar.compressors.base import Compressor, CompressorConfig, require
+from tstar.compressors.base import Compressor, CompressorConfig, ReadFrames, require
 from tstar.compressors.projector import mlp2x_gelu
 
 
@@ -74,6 +74,10 @@ class Pooling3DConfig(CompressorConfig):
         fits = self.kernel[0] >= 1 and 1 <= self.kernel[1] <= rows and 1 <= self.kernel[2] <= columns
         require(fits, "kernel", self.kernel, f"from 1 up in time, and between (1, 1) and the grid, ({rows}, {columns})")
 
+    @property
+    def segment_step(self) -> int:
+        return self.kernel[0] if self.mode == "grid3d" else 1
+
     def build(self) -> "Pooling3D":
         return Pooling3D(self)
 
@@ -85,8 +89,7 @@ class Pooling(Compressor):
         super().__init__(config)
         self.projector = mlp2x_gelu(config.d_vision, config.d_language)
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         return self.pool(self.projector(features).mT.unflatten(2, self.config.grid), frame_counts)
 
     @abstractmethod
@@ -140,6 +143,17 @@ class Pooling3D(Pooling):
         frames, rows, columns = self.config.kernel
         blocks = (num_frames + frames - 1) // frames
         return blocks * (self.config.grid[0] // rows) * (self.config.grid[1] // columns)
+
+    @torch.no_grad()
+    def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
+        if self.config.mode == "grid3d" or not num_frames:
+            return super().compress(read, num_frames)
+        total, frames = torch.zeros((), device=read(0, 0).device), []
+        for first, last in self.spans(num_frames):
+            clip = self.projector(read(first, last))  # [M, N, H]
+            total = total + clip.sum(0)
+            frames.append(clip.mean(1))
+        return torch.cat([total / num_frames, *frames])
 
     def pool(self, places: Tensor, frame_counts: list[int]) -> list[Tensor]:
         if self.config.mode == "st_mean":

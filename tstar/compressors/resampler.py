@@ -71,6 +71,10 @@ class Resampler3DConfig(Resampler2DConfig):
     num_queries: int = 256
     """Visual tokens of a clip, whatever its length; of an image too."""
 
+    @property
+    def needs_whole_clips(self) -> str | None:
+        return "its queries weigh all frames of a clip against one another"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.d_model % 2 == 0, "d_model", self.d_model, "even, for the frame positions")
@@ -106,8 +110,7 @@ class Resampler2D(Compressor):
     def num_tokens(self, num_frames: int) -> int:
         return num_frames * self.config.num_queries
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         tokens = self._resample(self._keys(features))  # [sum(M), Q, H]
         return [clip.flatten(0, 1) for clip in tokens.split(frame_counts)]
 
@@ -131,8 +134,7 @@ class Resampler3D(Resampler2D):
     def num_tokens(self, num_frames: int) -> int:
         return self.config.num_queries if num_frames else 0
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         clips = list(self._keys(features).split(frame_counts))
         tokens = [features.new_empty(0, self.config.d_language) for _ in clips]
         for count, members in clips_by_length(frame_counts).items():

@@ -7,14 +7,17 @@ Letters: M frames of a clip, N patch tokens per frame, k patches per query, Q = 
 model, r stride between kept frames, T visual tokens of a clip, B clips of one length.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tstar.compressors.base import Compressor, CompressorConfig, clips_by_length, require
+from tstar.compressors.base import Compressor, CompressorConfig, ReadFrames, clips_by_length, require
+from tstar.compressors.segments import CausalLayer, run_both_ways, run_causal
+from tstar.errors import ConfigError
 from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, pool_queries, take_queries
 from tstar.nn.weight_decay import exempt_vectors
 
@@ -52,6 +55,15 @@ class SequenceCompressorConfig(CompressorConfig):
         require(self.stride > 0, "temporal_stride", self.stride, "a whole number from 1 up")
 
     @property
+    def causal(self) -> bool:
+        """No position sees a later one."""
+        return False
+
+    @property
+    def segment_step(self) -> int:
+        return self.stride
+
+    @property
     def interval(self) -> int:
         """k."""
         return self.grid[1] if self.query_interval is None else self.query_interval
@@ -62,6 +74,17 @@ class SequenceCompressorConfig(CompressorConfig):
         if self.temporal_stride is None:
             return 1 if self.per_frame else 3
         return self.temporal_stride
+
+
+class StreamState(NamedTuple):
+    """What :meth:`SequenceCompressor.stream` hands on between frames."""
+
+    frames: int
+    """Frames so far."""
+    layers: tuple[Any, ...]
+    """A state of each layer."""
+    waiting: Tensor | None
+    """Queries of the last frame, where it is kept if no more come."""
 
 
 class SequenceCompressor(Compressor):
@@ -91,23 +114,99 @@ class SequenceCompressor(Compressor):
         kept = count_kept_frames(num_frames, self.config.stride)
         return kept * (self.config.num_patches // self.config.interval)
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         if not frame_counts:
-            self.check_input(features, frame_counts)
             return []
-        kept = [self.keep_frames(clip).flatten(0, 1) for clip in self.frame_queries(features, frame_counts)]
-        tokens = self.out_proj(self.final_norm(torch.cat(kept)))  # [sum(T), H]
-        return list(tokens.split([len(clip) for clip in kept]))
+        kept = [self.keep_frames(clip) for clip in self.frame_queries(features, frame_counts)]
+        return list(self._leave(torch.cat(kept)).split([clip.shape[0] * clip.shape[1] for clip in kept]))
+
+    @torch.no_grad()
+    def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
+        if self.config.segment_frames is None or self.config.per_frame or not num_frames:
+            return super().compress(read, num_frames)
+        spans = self.spans(num_frames)
+
+        def enter(number: int) -> Tensor:
+            first, last = spans[number]
+            return self._enter(read(first, last), [last - first]).flatten(0, 1).unsqueeze(0)  # [1, m * (N + Q), D]
+
+        layers: list[Any] = list(self.layers)
+        run = run_causal if self.config.causal else run_both_ways
+        mixed = run(layers, enter, len(spans))
+        queries = (
+            take_queries(x, self.config.interval).unflatten(1, (last - first, -1))[0]
+            for x, (first, last) in zip(mixed, spans, strict=True)
+        )
+        return self.collect(queries)
+
+    def collect(self, queries: Iterator[Tensor]) -> Tensor:
+        """Visual tokens of a clip [T, H] from the queries of its segments in turn, [m, Q, D] each."""
+        return torch.cat([self._leave(self.keep_frames(segment)) for segment in queries])
+
+    def stream(
+        self, features: Tensor, state: "StreamState | None" = None, end: bool = False
+    ) -> tuple[Tensor, "StreamState"]:
+        """Compress the next frames of a clip as they come, causal compressors only.
+
+        Args:
+            features: patch tokens of some frames, [m, N, d_vision].
+            state: what the call for the frames before returned; None at the start of a clip.
+            end: these are the last frames. With ``keep: last`` only then is a group that is not full given up.
+
+        Returns:
+            Visual tokens of the frames among these (with ``keep: last``: or just before) that are kept, [t, d_language], and the
+            state for the frames that follow. All calls together give what :meth:`forward` gives for the whole clip.
+
+        Raises:
+            ConfigError: the compressor looks at later frames.
+        """
+        config = self.config
+        if not config.causal and not config.per_frame:
+            raise ConfigError("compressor.stream needs a causal compressor (mamba, gpt_neox) or per_frame: true")
+        if config.queries == "pooled" and config.stride > 1 and not config.per_frame:
+            raise ConfigError(
+                "compressor.queries must be learned, or temporal_stride 1, to stream: pooled ones look ahead"
+            )
+        state = state or StreamState(0, (None,) * len(self.layers), None)
+        frames = self._enter(features, [len(features)])  # [m, N + Q, D]
+        layers = list(state.layers)
+        if len(frames) and config.per_frame:
+            frames = self._run_layers(frames)
+        elif len(frames):
+            x = frames.flatten(0, 1).unsqueeze(0)
+            for i, layer in enumerate(cast(Iterable[CausalLayer], self.layers)):
+                x, layers[i] = layer.stream(x, layers[i])
+            frames = x.squeeze(0).unflatten(0, (len(features), -1))
+        queries = take_queries(frames, config.interval)  # [m, Q, D]
+        kept, waiting = [], state.waiting
+        for number, frame in enumerate(queries, start=state.frames):
+            place = number % config.stride
+            if place == (0 if config.keep == "first" else config.stride - 1):
+                kept.append(frame)
+                waiting = None
+            elif config.keep == "last":
+                waiting = frame
+        if end and waiting is not None:
+            kept.append(waiting)
+        tokens = self._leave(torch.stack(kept) if kept else queries[:0])
+        return tokens, StreamState(state.frames + len(features), tuple(layers), None if end else waiting)
+
+    def _leave(self, queries: Tensor) -> Tensor:
+        """Kept queries [m, Q, D] to visual tokens [m * Q, H]."""
+        return self.out_proj(self.final_norm(queries.flatten(0, 1)))
 
     def frame_queries(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         """What the layers make of the queries of all frames: [M, Q, D] of each clip; arguments as in :meth:`forward`."""
-        self.check_input(features, frame_counts)
+        frames = self._enter(features, frame_counts)
+        run = self._run_frames if self.config.per_frame else self._run_clips
+        return run(frames, frame_counts)
+
+    def _enter(self, features: Tensor, frame_counts: list[int]) -> Tensor:
+        """Patch tokens [sum(M), N, C] to what the layers take, queries in place: [sum(M), N + Q, D]."""
         stream = next(self.parameters()).dtype  # the residual stream stays fp32 under autocast
         patches = self.in_proj(features).to(stream)
         queries = self._queries(patches, frame_counts)
-        frames = self.input_norm(insert_queries(patches, queries, self.config.interval))  # [sum(M), N + Q, D]
-        run = self._run_frames if self.config.per_frame else self._run_clips
-        return run(frames, frame_counts)
+        return self.input_norm(insert_queries(patches, queries, self.config.interval))
 
     def keep_frames(self, clip: Tensor) -> Tensor:
         """Secondary sampling: queries of a clip [M, Q, D] to those of the frames that stay."""

@@ -36,6 +36,10 @@ class TokenClusteringConfig(CompressorConfig):
         require(1 <= self.tokens <= self.num_patches, "tokens_per_group", self.tokens, legal)
 
     @property
+    def segment_step(self) -> int:
+        return self.frames_per_group
+
+    @property
     def tokens(self) -> int:
         """n."""
         return self.grid[0] if self.tokens_per_group is None else self.tokens_per_group
@@ -99,8 +103,7 @@ class TokenClustering(Compressor):
         groups = (num_frames + self.config.frames_per_group - 1) // self.config.frames_per_group
         return groups * self.config.tokens
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         step = self.config.frames_per_group
         lengths = [min(step, count - start) for count in frame_counts for start in range(0, count, step)]
         groups = features.split(lengths) if lengths else ()

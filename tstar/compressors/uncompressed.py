@@ -29,7 +29,6 @@ class Uncompressed(Compressor):
     def num_tokens(self, num_frames: int) -> int:
         return num_frames * self.config.num_patches
 
-    def forward(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
-        self.check_input(features, frame_counts)
+    def compress_clips(self, features: Tensor, frame_counts: list[int]) -> list[Tensor]:
         tokens = self.projector(features)  # [sum(M), N, d_language]
         return [clip.flatten(0, 1) for clip in tokens.split(frame_counts)]

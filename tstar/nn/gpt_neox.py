@@ -5,6 +5,8 @@ Black et al., "GPT-NeoX-20B", arXiv:2204.06745; parameters are named as in trans
 Letters: B batch, L positions, D width, H heads, P = D / H channels of a head, R <= P channels that are rotated.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,13 @@ from tstar.ops import attention
 
 STD = 0.02
 """Deviation of every weight at the start."""
+
+
+class KeysValues(NamedTuple):
+    """What causal attention knows of the past: each [B, positions, H, P], keys turned."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class GPTNeoXAttention(nn.Module):
@@ -30,10 +39,17 @@ class GPTNeoXAttention(nn.Module):
         self.dense = nn.Linear(d_model, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.follow(x, None)[0]
+
+    def follow(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """Attention of positions [B, L, D] that follow a past; returns theirs, and the past of what comes next."""
         q, k, v = self.query_key_value(x).unflatten(-1, (self.num_heads, 3, -1)).unbind(-2)  # each [B, L, H, P]
-        angles = rotary_angles(x.shape[1], self.rotary_channels, self.rope_base, x.device)
-        mixed = attention(rotate(q, angles), rotate(k, angles), v, causal=self.causal)
-        return self.dense(mixed.flatten(-2))
+        before = 0 if past is None else past.keys.shape[1]
+        angles = rotary_angles(before + x.shape[1], self.rotary_channels, self.rope_base, x.device)[before:]
+        q, k = rotate(q, angles), rotate(k, angles)
+        if past is not None:
+            k, v = torch.cat([past.keys, k], 1), torch.cat([past.values, v], 1)
+        return self.dense(attention(q, k, v, causal=self.causal).flatten(-2)), KeysValues(k, v)
 
 
 class GPTNeoXLayer(nn.Module):
@@ -63,8 +79,13 @@ class GPTNeoXLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, D] to [B, L, D]."""
+        return self.stream(x, None)[0]
+
+    def stream(self, x: Tensor, state: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """Positions x [B, L, D] that follow those in ``state``, which grows with each."""
         inner = F.gelu(self.mlp["dense_h_to_4h"](self.post_attention_layernorm(x)))
-        return x + self.attention(self.input_layernorm(x)) + self.mlp["dense_4h_to_h"](inner)
+        mixed, state = self.attention.follow(self.input_layernorm(x), state)
+        return x + mixed + self.mlp["dense_4h_to_h"](inner), state
 
 
 def rotary_angles(length: int, channels: int, base: float, device: torch.device) -> Tensor:

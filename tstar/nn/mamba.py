@@ -69,9 +69,7 @@ class MambaMixer(nn.Module):
 
     def empty_state(self, batch: int) -> MixerState:
         """The state before the first position of ``batch`` sequences: conv [B, K-1, I], ssm [B, I, S]."""
-        weight = self.in_proj.weight
-        conv = weight.new_zeros(batch, self.d_conv - 1, self.d_inner)
-        return MixerState(conv, at_least_single(weight.new_zeros(batch, self.d_inner, self.d_state)))
+        return _empty_state(self.in_proj.weight, batch, self.d_conv, self.d_inner, self.d_state)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, state: MixerState | None = None, return_state: bool = False
@@ -128,7 +126,7 @@ class BidirectionalMambaMixer(nn.Module):
         check_choice(type(self).__name__, "merge", merge, Merge)
         check_choice(type(self).__name__, "backward_dt_init", backward_dt_init, BackwardDtInit)
         d_inner = expand * d_model
-        self.d_inner, self.d_state, self.merge, self.backend = d_inner, d_state, merge, backend
+        self.d_inner, self.d_state, self.d_conv, self.merge, self.backend = d_inner, d_state, d_conv, merge, backend
         self.dt_rank = -(-d_model // 16) if dt_rank == "auto" else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         sizes = (d_inner, d_state, d_conv, self.dt_rank)
@@ -150,11 +148,40 @@ class BidirectionalMambaMixer(nn.Module):
             [B, L, D].
         """
         x, z = self.in_proj(zero_padding(x, mask)).chunk(2, dim=-1)  # [B, L, I] each
-        ahead = _Direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        back = _Direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        ahead, back = self._directions()
         y, _ = ahead.run(x, z, mask=mask, backend=self.backend)
         y_b, _ = back.run(x, z, mask=mask, reverse=True, backend=self.backend)
         return self.out_proj(merge_directions(y, y_b, self.merge))
+
+    def empty_state(self, batch: int) -> MixerState:
+        """The state of either direction before its first position; as of :class:`MambaMixer`."""
+        return _empty_state(self.in_proj.weight, batch, self.d_conv, self.d_inner, self.d_state)
+
+    def look_back(self, x: Tensor, behind: MixerState | None) -> MixerState:
+        """The backward direction's state at the first position of x [B, L, D], from that behind its last (None: the end)."""
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        start = self.empty_state(len(x)) if behind is None else behind
+        state = self._directions()[1].run(x, z, reverse=True, state=start, backend=self.backend)[1]
+        assert state is not None
+        return state
+
+    def mix_stretch(self, x: Tensor, before: MixerState | None, behind: MixerState | None) -> tuple[Tensor, MixerState]:
+        """Mix a stretch [B, L, D] of a sequence between the forward direction's state before it and the backward one's behind it.
+
+        Returns:
+            Its outputs [B, L, D], and the forward direction's state after it.
+        """
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        ahead, back = self._directions()
+        states = [self.empty_state(len(x)) if state is None else state for state in (before, behind)]
+        y, after = ahead.run(x, z, state=states[0], backend=self.backend)
+        y_b, _ = back.run(x, z, reverse=True, state=states[1], backend=self.backend)
+        assert after is not None
+        return self.out_proj(merge_directions(y, y_b, self.merge)), after
+
+    def _directions(self) -> tuple["_Direction", "_Direction"]:
+        ahead = _Direction(self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        return ahead, _Direction(self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
 
 
 class _Direction(NamedTuple):
@@ -188,14 +215,23 @@ class _Direction(NamedTuple):
         D, dt_bias = at_least_single(self.D), at_least_single(self.dt_proj.bias)
         if state is None or conv is None:
             return selective_scan(x, step, A, B, C, D, z, dt_bias, reverse=reverse, backend=backend), None
-        if x.shape[1] == 1:
+        if x.shape[1] == 1 and not reverse:
             x, step, B, C, z = (t.squeeze(1) for t in (x, step, B, C, z))
             y, ssm = selective_scan_step(x, step, A, B, C, D, z, dt_bias, state=state.ssm)
             return y.unsqueeze(1), MixerState(conv, ssm)
         y, ssm = selective_scan(
-            x, step, A, B, C, D, z, dt_bias, initial_state=state.ssm, return_final_state=True, backend=backend
+            *(x, step, A, B, C, D, z, dt_bias),
+            reverse=reverse,
+            initial_state=state.ssm,
+            return_final_state=True,
+            backend=backend,
         )
         return y, MixerState(conv, ssm)
+
+
+def _empty_state(weight: Tensor, batch: int, d_conv: int, d_inner: int, d_state: int) -> MixerState:
+    conv = weight.new_zeros(batch, d_conv - 1, d_inner)
+    return MixerState(conv, at_least_single(weight.new_zeros(batch, d_inner, d_state)))
 
 
 def _fresh(d_inner: int, d_state: int, d_conv: int, dt_rank: int) -> _Direction:

@@ -68,6 +68,13 @@ class _Mamba2(nn.Module):
         exempt_from_weight_decay(conv1d.bias, dt_bias, A_log, D)
         return _Direction(conv1d, dt_bias, A_log, D, RMSNorm(self.d_inner, groups=self.n_groups))
 
+    def empty_state(self, batch: int) -> MixerState:
+        """The state before the first position of ``batch`` sequences: conv [B, K-1, I + 2GS], ssm [B, H, P, S]."""
+        weight = self.in_proj.weight
+        conv = weight.new_zeros(batch, self.d_conv - 1, self.d_mixed)
+        ssm = weight.new_zeros(batch, self.num_heads, self.head_dim, self.d_state)
+        return MixerState(conv, at_least_single(ssm))
+
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """[B, L, D] to gate [B, L, I], x with B and C [B, L, I + 2GS], and steps [B, L, H]."""
         z, mixed, dt = self.in_proj(zero_padding(x, mask)).split([self.d_inner, self.d_mixed, self.num_heads], dim=-1)
@@ -100,13 +107,17 @@ class _Mamba2(nn.Module):
         after = None
         if state is None or conv is None:
             y = ssd_scan(x, dt, A, B, C, D, dt_bias, reverse=reverse, backend=self.backend)
-        elif x.shape[1] == 1:
+        elif x.shape[1] == 1 and not reverse:
             x, dt, B, C = (t.squeeze(1) for t in (x, dt, B, C))
             y, ssm = ssd_step(x, dt, A, B, C, D, dt_bias, state=state.ssm)
             y, after = y.unsqueeze(1), MixerState(conv, ssm)
         else:
             y, ssm = ssd_scan(
-                x, dt, A, B, C, D, dt_bias, initial_state=state.ssm, return_final_state=True, backend=self.backend
+                *(x, dt, A, B, C, D, dt_bias),
+                reverse=reverse,
+                initial_state=state.ssm,
+                return_final_state=True,
+                backend=self.backend,
             )
             after = MixerState(conv, ssm)
         y = direction.norm(y.flatten(2), z=z, norm_before_gate=self.norm_before_gate, dtype=z.dtype)
@@ -144,13 +155,6 @@ class Mamba2Mixer(_Mamba2):
         super().__init__(d_model, d_state, d_conv, expand, head_dim, n_groups, norm_before_gate, backend)
         self.conv1d, self.dt_bias, self.A_log, self.D, self.norm = self.fresh()
         self.out_proj = output_projection(self.d_inner, d_model, n_layers)
-
-    def empty_state(self, batch: int) -> MixerState:
-        """The state before the first position of ``batch`` sequences: conv [B, K-1, I + 2GS], ssm [B, H, P, S]."""
-        weight = self.in_proj.weight
-        conv = weight.new_zeros(batch, self.d_conv - 1, self.d_mixed)
-        ssm = weight.new_zeros(batch, self.num_heads, self.head_dim, self.d_state)
-        return MixerState(conv, at_least_single(ssm))
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, state: MixerState | None = None, return_state: bool = False
@@ -207,11 +211,31 @@ class BidirectionalMamba2Mixer(_Mamba2):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix along L, both ways; arguments and result as in :meth:`tstar.nn.BidirectionalMambaMixer.forward`."""
         projected = self.project(x, mask)
-        ahead = _Direction(self.conv1d, self.dt_bias, self.A_log, self.D, self.norm)
-        back = _Direction(self.conv1d_b, self.dt_bias_b, self.A_b_log, self.D_b, self.norm_b)
+        ahead, back = self._directions()
         y, _ = self.run(ahead, *projected, mask=mask)
         y_b, _ = self.run(back, *projected, mask=mask, reverse=True)
         return self.out_proj(merge_directions(y, y_b, self.merge))
+
+    def look_back(self, x: Tensor, behind: MixerState | None) -> MixerState:
+        """As :meth:`tstar.nn.BidirectionalMambaMixer.look_back`."""
+        start = self.empty_state(len(x)) if behind is None else behind
+        state = self.run(self._directions()[1], *self.project(x, None), reverse=True, state=start)[1]
+        assert state is not None
+        return state
+
+    def mix_stretch(self, x: Tensor, before: MixerState | None, behind: MixerState | None) -> tuple[Tensor, MixerState]:
+        """As :meth:`tstar.nn.BidirectionalMambaMixer.mix_stretch`."""
+        projected = self.project(x, None)
+        ahead, back = self._directions()
+        states = [self.empty_state(len(x)) if state is None else state for state in (before, behind)]
+        y, after = self.run(ahead, *projected, state=states[0])
+        y_b, _ = self.run(back, *projected, reverse=True, state=states[1])
+        assert after is not None
+        return self.out_proj(merge_directions(y, y_b, self.merge)), after
+
+    def _directions(self) -> tuple["_Direction", "_Direction"]:
+        ahead = _Direction(self.conv1d, self.dt_bias, self.A_log, self.D, self.norm)
+        return ahead, _Direction(self.conv1d_b, self.dt_bias_b, self.A_b_log, self.D_b, self.norm_b)
 
 
 class _Direction(NamedTuple):

@@ -24,10 +24,10 @@ BackwardDtInit = Literal["same", "reference"]
 
 
 class MixerState(NamedTuple):
-    """All that a causal mixer knows of the past: enough to go on as if the sequence had never been cut."""
+    """All that a scan knows of the positions it has passed: enough to go on as if the sequence had never been cut."""
 
     conv: Tensor
-    """The last K - 1 inputs of the convolution, [B, K-1, I]."""
+    """The K - 1 inputs of the convolution next to the cut, in order of position, [B, K-1, I]."""
     ssm: Tensor
     """State of the scan."""
 
@@ -74,10 +74,12 @@ def convolve(
     if state is None:
         # without a mask the bias would make padding non-zero again, and a scan would carry it along
         return causal_conv1d(x, weight, bias, activation="silu", reverse=reverse, mask=mask), None
-    if x.shape[1] == 1:
+    if x.shape[1] == 1 and not reverse:
         y, conv = causal_conv1d_step(x.squeeze(1), weight, bias, activation="silu", state=state.conv)
         return y.unsqueeze(1), conv
-    return causal_conv1d(x, weight, bias, activation="silu", initial_state=state.conv, return_final_state=True)
+    return causal_conv1d(
+        x, weight, bias, activation="silu", reverse=reverse, initial_state=state.conv, return_final_state=True
+    )
 
 
 def check_choice(mixer: str, option: str, value: str, legal: object) -> None:

@@ -21,6 +21,7 @@ TOLERANCE = 1e-2
 TRIALS = (
     Trial({"B": 2, "L": 37, "K": 70, "H": 2, "P": 16}),
     Trial({"B": 1, "L": 70, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
+    Trial({"B": 1, "L": 9, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
 )
 _TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MULTIPLE = 8
@@ -30,7 +31,8 @@ _MULTIPLE = 8
 def attention_cuda(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> tuple[Tensor, Tensor]:
     """xFormers takes our layout; arguments and result as in :mod:`tstar.ops.attention`."""
     operations: Any = importlib.import_module(MODULE)  # loads CUDA libraries, and may not be installed
-    bias = operations.LowerTriangularMask() if causal else None
+    aligned = "LowerTriangularMask" if q.shape[1] == k.shape[1] else "LowerTriangularFromBottomRightMask"
+    bias = getattr(operations, aligned)() if causal else None
     q, k, v = (tensor.contiguous() for tensor in (q, k, v))
     return getattr(operations, FUNCTION)(q, k, v, attn_bias=bias, p=dropout), q[:0]
 

@@ -22,7 +22,8 @@ from operators_kernels import conv_section, curve_section, machine_rates, scan_s
 from operators_report import write_report
 from operators_settings import Say, Settings
 from operators_stack import length_section, stack_section, train_section
-from timing import machine, to_json
+from store import Store
+from timing import machine
 
 from tstar.errors import ConfigError, suggest
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(threads)
     try:
         wanted = _wanted(args.only)
-        store = Store(args.out or (None if args.quick else Path("runs/operators.json")), settings, args.fresh)
+        path = args.out or (None if args.quick else Path("runs/operators.json"))
+        store = Store(path, settings.to_json(), machine(threads), args.fresh)
         _run(wanted, settings, store)
     except ConfigError as error:
         print(f"operators: error: {error}", file=sys.stderr)
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(wanted: list[str], settings: Settings, store: "Store") -> None:
+def _run(wanted: list[str], settings: Settings, store: Store) -> None:
     here = store.content["machine"]
     print(f"{here['cpu']}, {here['cores']} cores, {here['threads']} threads, {here['memory_gib']} GiB")
     print(", ".join(f"{name} {version}" for name, version in here["versions"].items()))
@@ -75,44 +77,6 @@ def _run(wanted: list[str], settings: Settings, store: "Store") -> None:
         begun = time.perf_counter()
         store.add(name, section(settings, lambda line: print(line, flush=True)))
         print(f"  section took {time.perf_counter() - begun:.0f} s", flush=True)
-
-
-class Store:
-    """Finished sections, in a file if there is to be one.
-
-    Raises:
-        ConfigError: the file holds sections of other sizes, versions or another machine.
-    """
-
-    def __init__(self, path: Path | None, settings: Settings, fresh: bool) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {
-            "settings": settings.to_json(),
-            "machine": machine(settings.threads),
-            "sections": {},
-        }
-        if path is None or fresh or not path.exists():
-            return
-        try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{path} is no JSON ({error}); take another --out, or --fresh to write over it"
-            ) from error
-        for part in ("settings", "machine"):
-            if found.get(part) != self.content[part]:
-                raise ConfigError(
-                    f"{path} has sections of other {part}; take another --out, or --fresh to write over it"
-                )
-        self.content = found
-
-    def add(self, name: str, section: dict[str, Any]) -> None:
-        self.content["sections"][name] = to_json(section)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.path.with_suffix(".tmp")
-            unfinished.write_text(json.dumps(self.content, indent=1) + "\n")
-            unfinished.replace(self.path)
 
 
 def _wanted(only: str | None) -> list[str]:

@@ -2,20 +2,15 @@
 
 import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 SECTIONS = ["machine", "scan", "ssd", "conv", "stack", "length", "train", "curve"]
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def benchmark(monkeypatch, folder):
     """The script's module, its child processes played by this one."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(FOLDER))
     operators, cases, timing = (importlib.import_module(n) for n in ("operators", "operators_cases", "timing"))
 
     def here(script, case, settings, environment):
@@ -23,10 +18,7 @@ def benchmark(monkeypatch):
 
     for name in ("operators_kernels", "operators_stack"):
         monkeypatch.setattr(importlib.import_module(name), "run_child", here)
-    yield operators
-    for name in set(sys.modules) - before:  # the folder's plain names are not for other tests
-        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    return operators
 
 
 def run(benchmark, capsys, *options):
@@ -83,8 +75,8 @@ def test_verdicts_follow_the_numbers(benchmark, value, met):
 
 
 @pytest.mark.slow
-def test_a_child_process_answers(benchmark):
+def test_a_child_process_answers(folder, benchmark):
     timing, settings = importlib.import_module("timing"), importlib.import_module("operators_settings")
     case = {"whose": "tstar", "version": 2, "length": 110, "precision": "fp32"}
     case["settings"] = settings.Settings.small(1, 0).to_json()
-    assert timing.run_child(FOLDER / "operators_cases.py", "layer_peak", case, {})["peak_bytes"] >= 0
+    assert timing.run_child(folder / "operators_cases.py", "layer_peak", case, {})["peak_bytes"] >= 0

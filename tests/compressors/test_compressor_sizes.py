@@ -92,6 +92,12 @@ def test_parameters_of_the_published_presets(name, options, body, total):
     assert sum(sizes.values()) == pytest.approx(total, rel=2e-4)
 
 
+def test_the_block_over_frames_has_the_width_that_suits_its_queries():
+    for sizes, expected in ((CONVNEXT, 2.64e6), (VIT, 3.76e6)):
+        block = meta("mambamia_taa", sizes).time_axis.mixer
+        assert sum(p.numel() for p in block.parameters()) == pytest.approx(expected, rel=2e-3)
+
+
 def test_places_add_a_vector_each():
     with_places, without = (meta("resampler2d", patch_positions=p) for p in (True, False))
     sizes = [sum(p.numel() for p in compressor.parameters()) for compressor in (with_places, without)]

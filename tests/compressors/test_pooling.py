@@ -88,6 +88,15 @@ def test_time_and_space_apart_give_places_first_then_frames():
     assert none.shape == (0, D_LANGUAGE)
 
 
+@torch.no_grad()
+def test_time_and_space_apart_in_segments_too():
+    whole, split = (build("pool3d", (4, 6), mode="st_mean", segment_frames=size) for size in (None, 3))
+    x, counts = clips((4, 6), 11, 0, 1)
+    torch.testing.assert_close(split(x, counts), whole(x, counts))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert split(x, counts)[0].dtype == whole(x, counts)[0].dtype
+
+
 def test_the_counts_of_video_chatgpt():
     with torch.device("meta"):
         assert build("pool3d", (16, 16), mode="st_mean").num_tokens(100) == 356

@@ -135,6 +135,8 @@ def test_frames_may_come_one_by_one_where_no_later_one_is_seen(name, options, st
 def test_pooled_queries_look_ahead_and_cannot_be_streamed():
     with pytest.raises(ConfigError, match="queries must be learned, or temporal_stride 1"):
         build("mamba", queries="pooled").stream(clip(2))
+    with pytest.raises(ConfigError, match="mambamia_taa cannot be streamed"):
+        build("mambamia_taa", per_frame=True).stream(clip(2))
 
 
 @torch.no_grad()
@@ -158,7 +160,7 @@ def test_pooled_queries_are_one_switch():
 
 
 def test_steps_choose_the_frames_of_long_clips_outside_training():
-    threshold = build("mambamia_taa").calibrate(clip(9), [9], keep_rate=0.4)
+    threshold = build("mambamia_taa", select_above=5).calibrate(clip(9), [9], keep_rate=0.4)
     compressor = build("mambamia_taa", select_above=5, select_threshold=threshold)
     mixed, steps = compressor.time_axis(compressor.frame_queries(clip(9), [9])[0])
     kept = frames_over_threshold(steps, threshold)
@@ -167,6 +169,25 @@ def test_steps_choose_the_frames_of_long_clips_outside_training():
     torch.testing.assert_close(compressor(clip(9), [9])[0], expected)
     assert len(compressor(clip(5), [5])[0]) == compressor.num_tokens(5) == 5 * 4
     assert len(compressor.train()(clip(9), [9])[0]) == compressor.num_tokens(9) == 9 * 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_frame", [False, True])
+@pytest.mark.parametrize("select", [{"select": "budget"}, {"select_above": 4, "select_threshold": 0.06}])
+def test_steps_add_up_over_all_segments(per_frame, select):
+    options = select | {"per_frame": per_frame}
+    whole, split = pair("mambamia_taa", options, options | {"segment_frames": 3})
+    torch.testing.assert_close(split(clip(11), [11])[0], whole(clip(11), [11])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_clips_that_keep_all_do_not_count_in_a_calibration():
+    compressor = build("mambamia_taa", select_above=20)
+    both, long = (compressor.calibrate(clip(sum(m)), m, keep_rate=0.5) for m in ([30, 20], [30]))
+    assert both == pytest.approx(long)
+    with pytest.raises(ValueError, match="got 0 frames"):
+        compressor.calibrate(clip(20), [20], keep_rate=0.5)
+    with pytest.raises(ValueError, match=r"call eval\(\) first"):
+        compressor.train().calibrate(clip(30), [30], keep_rate=0.5)
 
 
 def test_a_calibrated_threshold_keeps_about_the_wanted_share():

@@ -101,6 +101,22 @@ def test_equal_tokens_fill_the_budget_too(method, count, kind):
     assert all(set(row.tolist()) == set(range(count)) for row in clusters)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_still_shot_is_clustered_alike_alone_and_in_a_batch(method):
+    still = tokens(36, batch=1).repeat(1, 3, 1)  # three equal frames: every token has two at distance 0
+    alone = METHODS[method](still, 6)
+    together = METHODS[method](torch.cat([tokens(108, batch=2, seed=3), still, tokens(108, batch=5, seed=4)]), 6)
+    assert torch.equal(together[2], alone[0])
+    assert set(alone[0].tolist()) == set(range(6))
+
+
+def test_sums_of_half_precision_tokens_do_not_overflow():
+    x = torch.full((1, 300, 2), 300.0, dtype=torch.float16)
+    means = cluster_means(x, torch.zeros(1, 300, dtype=torch.long), 1)
+    assert means.dtype == torch.float16
+    assert (means == 300).all()
+
+
 @pytest.mark.parametrize("method", ["kmeans", "peaks"])
 def test_tight_bunches_are_found(method):
     centres = 10 * torch.eye(4)

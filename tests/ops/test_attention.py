@@ -64,6 +64,20 @@ def test_a_published_clip_needs_no_table_of_scores(precision):
     assert largest < 0.05 * 14080**2 * 4
 
 
+def test_the_last_of_many_keys_need_no_table_of_a_mask_either():
+    q, k, v = tensors(batch=1, queries=700, keys=900, heads=2, channels=8, dtype=torch.float32)
+    expected = attention_reference(q, k, v, True, 0.0)[0]
+    torch.testing.assert_close(attention(q, k, v, causal=True), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_does_not_reach_inside():
+    q, k, v = tensors(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [attention(q, k, v, backend=backend) for backend in ("reference", "torch")]
+    assert all(y.dtype == torch.float32 for y in outputs)
+    torch.testing.assert_close(*outputs)
+
+
 def test_dropout_scales_what_is_left():
     q, k, v = tensors(batch=1, queries=200, keys=50)
     torch.manual_seed(0)
@@ -106,7 +120,7 @@ def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=N
     if attn_bias is not None:
         bottom_right = isinstance(attn_bias, LowerTriangularFromBottomRightMask)
         later = scores.shape[-1] - scores.shape[-2] if bottom_right else 0
-        scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1 + later)
+        scores = scores + torch.full(scores.shape[-2:], -torch.inf, dtype=query.dtype).triu(1 + later)
     return (torch.dropout(scores.softmax(-1), p, True) @ value.transpose(1, 2)).transpose(1, 2)
 
 
@@ -115,11 +129,11 @@ def xformers(monkeypatch):
     """Put the stand-in in the package's place; its check then runs on the CPU."""
 
     def install(**options):
-        for name in ("xformers", "xformers.ops"):
+        for name in ("xformers", "xformers.ops", "xformers.ops.fmha", "xformers.ops.fmha.attn_bias"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        module = sys.modules["xformers.ops"]
-        module.LowerTriangularMask = LowerTriangularMask
-        module.LowerTriangularFromBottomRightMask = LowerTriangularFromBottomRightMask
+        module, biases = sys.modules["xformers.ops"], sys.modules["xformers.ops.fmha.attn_bias"]
+        biases.LowerTriangularMask = LowerTriangularMask
+        biases.LowerTriangularFromBottomRightMask = LowerTriangularFromBottomRightMask
         module.memory_efficient_attention = functools.partial(memory_efficient_attention, **options)
         attention_cuda.find_fault.cache_clear()
 

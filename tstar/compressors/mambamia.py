@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tstar.compressors.base import require
-from tstar.compressors.shell import SequenceCompressor, SequenceCompressorConfig
+from tstar.compressors.shell import SequenceCompressor, SequenceCompressorConfig, StreamState
+from tstar.errors import ConfigError
 from tstar.nn import (
     BidirectionalMamba2Mixer,
     BidirectionalMambaMixer,
@@ -211,12 +212,12 @@ class TimeAxisMambaMiaConfig(MambaMiaConfig):
     select: Literal["threshold", "budget", "stride"] = "threshold"
     """Frames that stay: outside training, where steps since the last add up to select_threshold; as many as stride keeps, at even
     distances in the sum of steps; or each temporal_stride-th."""
-    select_threshold: float = 0.6
+    select_threshold: float = 0.5
     """Sum of steps that keeps a frame; what keeps a wanted share is a model's own, see :meth:`TimeAxisMambaMia.calibrate`."""
     select_above: int = 64
     """Clips of up to so many frames keep all of them, threshold only."""
-    d_reduced: int = 64
-    """Width that each query is reduced to for the block over frames."""
+    d_reduced: int | None = None
+    """Width that each query is reduced to for the block over frames. Left out, 64 for up to 10 queries of a frame, else 32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,11 +226,16 @@ class TimeAxisMambaMiaConfig(MambaMiaConfig):
         given = self.temporal_stride is None or self.temporal_stride == 1
         legal = "left out or 1 with select: threshold, which keeps as many frames as it finds worth it"
         require(given or self.select != "threshold", "temporal_stride", self.temporal_stride, legal)
-        inner = 2 * self.num_patches // self.interval * self.d_reduced
-        legal = (
-            f"such that head_dim {self.head_dim} divides 2 x {self.num_patches // self.interval} queries x d_reduced"
-        )
-        require(self.d_reduced > 0 and inner % self.head_dim == 0, "d_reduced", self.d_reduced, legal)
+        queries = self.num_patches // self.interval
+        legal = f"such that head_dim {self.head_dim} divides 2 x {queries} queries x d_reduced"
+        require(self.reduced > 0 and 2 * queries * self.reduced % self.head_dim == 0, "d_reduced", self.reduced, legal)
+
+    @property
+    def reduced(self) -> int:
+        """Width of a reduced query."""
+        if self.d_reduced is None:
+            return 64 if self.num_patches // self.interval <= 10 else 32
+        return self.d_reduced
 
     @property
     def stride(self) -> int:
@@ -251,7 +257,7 @@ class TimeAxisMambaMia(MambaMia):
         super().__init__(config)
         states = config.d_state or 128
         queries = config.num_patches // config.interval
-        self.time_axis = TimeAxisAggregator(config.d_model, queries, config.d_reduced, states, config.head_dim)
+        self.time_axis = TimeAxisAggregator(config.d_model, queries, config.reduced, states, config.head_dim)
         exempt_vectors(self.time_axis)
 
     def keep_frames(self, clip: Tensor) -> Tensor:
@@ -264,6 +270,11 @@ class TimeAxisMambaMia(MambaMia):
             return mixed[frames_over_threshold(steps, self.config.select_threshold)]
         return super().keep_frames(mixed)
 
+    def stream(
+        self, features: Tensor, state: StreamState | None = None, end: bool = False
+    ) -> tuple[Tensor, StreamState]:
+        raise ConfigError("compressor mambamia_taa cannot be streamed: the frames that stay depend on the whole clip")
+
     def collect(self, queries: Iterator[Tensor]) -> Tensor:
         return self._leave(self.keep_frames(torch.cat(list(queries))))  # steps are summed over the whole clip
 
@@ -271,10 +282,13 @@ class TimeAxisMambaMia(MambaMia):
     def calibrate(self, features: Tensor, frame_counts: list[int], keep_rate: float) -> float:
         """The ``select_threshold`` that keeps about ``keep_rate`` of the frames of these clips; arguments as in :meth:`forward`.
 
-        Give clips that are not evaluated. The steps depend on the weights, so a trained model needs a threshold of its own.
+        Only clips of more than ``select_above`` frames count: the others keep all. Give clips that are not evaluated. The steps
+        depend on the weights, so a trained model needs a threshold of its own.
 
         Raises:
-            ValueError: there are no frames, or the rate is not in (0, 1].
+            ValueError: no clip is long enough, the rate is not in (0, 1], or the module is in training mode, where steps are noisy.
         """
-        clips = self.frame_queries(features, frame_counts)
-        return calibrate_threshold([self.time_axis(clip)[1] for clip in clips if len(clip)], keep_rate)
+        if self.training:
+            raise ValueError("calibrate: call eval() first; dropout would make the steps noisy")
+        clips = [clip for clip in self.frame_queries(features, frame_counts) if len(clip) > self.config.select_above]
+        return calibrate_threshold([self.time_axis(clip)[1] for clip in clips], keep_rate)

@@ -148,12 +148,14 @@ class Pooling3D(Pooling):
     def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
         if self.config.mode == "grid3d" or not num_frames:
             return super().compress(read, num_frames)
-        total, frames = torch.zeros((), device=read(0, 0).device), []
+        total, frames = None, []
         for first, last in self.spans(num_frames):
             clip = self.projector(read(first, last))  # [M, N, H]
-            total = total + clip.sum(0)
+            part = clip.sum(0, dtype=torch.float32)
+            total = part if total is None else total + part
             frames.append(clip.mean(1))
-        return torch.cat([total / num_frames, *frames])
+        assert total is not None
+        return torch.cat([(total / num_frames).to(frames[0].dtype), *frames])
 
     def pool(self, places: Tensor, frame_counts: list[int]) -> list[Tensor]:
         if self.config.mode == "st_mean":

@@ -122,9 +122,11 @@ class SequenceCompressor(Compressor):
 
     @torch.no_grad()
     def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
-        if self.config.segment_frames is None or self.config.per_frame or not num_frames:
+        if self.config.segment_frames is None or not num_frames:
             return super().compress(read, num_frames)
         spans = self.spans(num_frames)
+        if self.config.per_frame:
+            return self.collect(self.frame_queries(read(first, last), [last - first])[0] for first, last in spans)
 
         def enter(number: int) -> Tensor:
             first, last = spans[number]
@@ -151,11 +153,12 @@ class SequenceCompressor(Compressor):
         Args:
             features: patch tokens of some frames, [m, N, d_vision].
             state: what the call for the frames before returned; None at the start of a clip.
-            end: these are the last frames. With ``keep: last`` only then is a group that is not full given up.
+            end: these are the last frames. With ``keep: last`` only then does a group that is not full give its last frame.
 
         Returns:
             Visual tokens of the frames among these (with ``keep: last``: or just before) that are kept, [t, d_language], and the
-            state for the frames that follow. All calls together give what :meth:`forward` gives for the whole clip.
+            state for the frames that follow. All calls together give what :meth:`forward` gives for the whole clip. Where gradients
+            are on, the state keeps the graph of all frames so far.
 
         Raises:
             ConfigError: the compressor looks at later frames.

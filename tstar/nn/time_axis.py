@@ -42,9 +42,10 @@ class TimeAxisAggregator(nn.Module):
         """Queries of a clip [M, Q, D] to new ones, and the step of each frame, [M] in fp32."""
         reduced = self.norm(self.reduce(queries).flatten(1)).unsqueeze(0)  # [1, M, Q * E]
         mixed = self.mixer(reduced).squeeze(0).unflatten(1, (queries.shape[1], -1))  # [M, Q, E]
-        dt = at_least_single(self.mixer.project(reduced, None)[2].squeeze(0))  # [M, heads]
-        steps = F.softplus(dt + at_least_single(self.mixer.dt_bias)).mean(-1)
-        return queries + self.expand(mixed), steps.detach()
+        with torch.no_grad():
+            dt = at_least_single(self.mixer.project(reduced, None)[2].squeeze(0))  # [M, heads]
+            steps = F.softplus(dt + at_least_single(self.mixer.dt_bias)).mean(-1)
+        return queries + self.expand(mixed), steps
 
 
 def frames_over_threshold(steps: Tensor, threshold: float) -> list[int]:

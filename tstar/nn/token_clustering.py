@@ -12,9 +12,10 @@ from torch import Tensor
 
 
 def cluster_means(tokens: Tensor, clusters: Tensor, count: int) -> Tensor:
-    """Mean of each cluster's members: tokens [B, K, C] and cluster numbers [B, K] to [B, n, C]."""
-    members = torch.nn.functional.one_hot(clusters, count).mT.to(tokens.dtype)  # [B, n, K]
-    return members @ tokens / members.sum(-1, keepdim=True)
+    """Mean of each cluster's members, summed in fp32 or wider: tokens [B, K, C] and cluster numbers [B, K] to [B, n, C]."""
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    members = torch.nn.functional.one_hot(clusters, count).mT.to(wide)  # [B, n, K]
+    return (members @ tokens.to(wide) / members.sum(-1, keepdim=True)).to(tokens.dtype)
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def merge_tokens(tokens: Tensor, count: int) -> Tensor:
     left = total
     while left > count:
         means = torch.nn.functional.normalize(cluster_means(x, clusters, left), dim=-1)
-        score, partner = (means[:, ::2] @ means[:, 1::2].mT).max(-1)  # [B, ceil(left / 2)]
+        score, partner = (means[:, ::2] @ means[:, 1::2].mT).float().max(-1)  # [B, ceil(left / 2)]; ties are ties again
         merged = min(left - count, left // 2)
         chosen = score.argsort(dim=-1, descending=True, stable=True)[:, :merged]
         into = torch.arange(left, device=x.device).repeat(batch, 1)
@@ -76,7 +77,7 @@ def density_peaks(tokens: Tensor, count: int, neighbours: int = 5) -> Tensor:
     """
     x = tokens.double()
     total = x.shape[1]
-    distances = torch.cdist(x, x)  # [B, K, K]
+    distances = _distances(x, x)  # [B, K, K]
     scaled = distances / distances.amax((1, 2), keepdim=True).clamp_min(1e-300)
     near = scaled.topk(min(neighbours + 1, total), largest=False).values[..., 1:]  # without itself
     density = (-near.square().sum(-1) / max(near.shape[-1], 1)).exp()  # [B, K]
@@ -103,7 +104,7 @@ def in_order(clusters: Tensor) -> Tensor:
 
 def _nearest(x: Tensor, centres: Tensor) -> Tensor:
     """Number of the nearest centre, [B, K]; a centre that nobody is nearest to takes its nearest token from a larger cluster."""
-    distances = torch.cdist(x, centres)  # [B, K, n]
+    distances = _distances(x, centres)  # [B, K, n]
     clusters = distances.argmin(-1)
     count = centres.shape[1]
     for b, k in _empty(clusters, count):
@@ -111,6 +112,11 @@ def _nearest(x: Tensor, centres: Tensor) -> Tensor:
         spare = sizes[clusters[b]] > 1
         clusters[b, distances[b, :, k].masked_fill(~spare, torch.inf).argmin()] = k
     return clusters
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean, not by way of a product: equal tokens are at 0."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _empty(clusters: Tensor, count: int) -> list[tuple[int, int]]:

@@ -1,12 +1,13 @@
-"""Attention of queries over keys, never as a whole table of scores unless the backend says so.
+"""Attention of queries over keys, by kernels that make no table of all scores where there are such.
 
     y_i = sum_j softmax_j(q_i . k_j / sqrt(P)) v_j,  over all j, or with ``causal`` over j <= i + K - L
 
 Letters: B batch, L positions of the queries, K positions of keys and values, H heads, P channels of a head.
 """
 
-from typing import Any
+from contextlib import nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,20 +19,34 @@ from tstar.ops.backends import Backend, choose
 
 _FEW_SCORES = 2**16
 """Scores of one head up to which a table of them is quicker on a CPU than blocks."""
+_BLOCK = 256
+"""Queries at a time where they are fewer than the keys."""
 
 
 def attention_torch(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> tuple[Tensor, Tensor]:
     """PyTorch's scaled-dot-product attention, which runs in blocks wherever it can."""
     heads = (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # [B, H, L or K, P]
-    options: dict[str, Any] = {"dropout_p": dropout, "is_causal": causal}
-    if causal and q.shape[1] < k.shape[1]:
-        options = {"dropout_p": dropout, "attn_mask": causal_lower_right(q.shape[1], k.shape[1])}
-    if q.device.type == "cpu" and q.shape[1] * k.shape[1] > _FEW_SCORES:  # whatever is switched off for short sequences
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-            y = F.scaled_dot_product_attention(*heads, **options)
-    else:
-        y = F.scaled_dot_product_attention(*heads, **options)
+    large = q.device.type == "cpu" and q.shape[1] * k.shape[1] > _FEW_SCORES
+    # on a CPU the fused kernel may be switched off, which is good for short sequences only
+    fused = large and not torch.backends.cuda.flash_sdp_enabled()
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if fused else nullcontext():
+        if causal and q.shape[1] < k.shape[1]:
+            y = _aligned_to_the_end(*heads, dropout)
+        else:
+            y = F.scaled_dot_product_attention(*heads, dropout_p=dropout, is_causal=causal)
     return y.transpose(1, 2), q[:0]
+
+
+def _aligned_to_the_end(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Causal attention of fewer queries than keys, [B, H, L, P]; PyTorch makes a table of its mask, so some queries at a time."""
+    before = k.shape[2] - q.shape[2]
+    blocks = []
+    for first in range(0, q.shape[2], _BLOCK):
+        some = q[:, :, first : first + _BLOCK]
+        end = before + first + some.shape[2]
+        mask = causal_lower_right(some.shape[2], end)
+        blocks.append(F.scaled_dot_product_attention(some, k[:, :, :end], v[:, :, :end], mask, dropout))
+    return torch.cat(blocks, 2)
 
 
 ATTENTIONS: dict[str, Backend] = {
@@ -72,4 +87,6 @@ def attention(
         raise ValueError(
             f"attention: causal needs a key for every query, got {q.shape[1]} queries and {k.shape[1]} keys"
         )
-    return choose("attention", ATTENTIONS, backend, q, None, False).run(q, k, v, causal, dropout)[0]
+    chosen = choose("attention", ATTENTIONS, backend, q, None, False)
+    with torch.autocast(q.device.type, enabled=False):
+        return chosen.run(q, k, v, causal, dropout)[0]

@@ -6,7 +6,6 @@ Letters: B batch, L positions of the queries, K positions of keys and values, H 
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from tstar.ops.attention_reference import attention_reference
 from tstar.ops.cuda_check import Trial, check_kernel, cuda_missing, first_reason, import_missing
 
 MODULE, FUNCTION = "xformers.ops", "memory_efficient_attention"
+BIASES = "xformers.ops.fmha.attn_bias"
 INSTALL = "pip install xformers"
-TOLERANCE = 1e-2
-"""Relative error allowed in the start-up check: fp32 inputs may be multiplied in TF32."""
+TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
+"""Relative errors allowed in the start-up check, by type of the inputs: each takes other kernels, fp32 perhaps in TF32."""
 TRIALS = (
     Trial({"B": 2, "L": 37, "K": 70, "H": 2, "P": 16}),
     Trial({"B": 1, "L": 70, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
@@ -30,9 +30,9 @@ _MULTIPLE = 8
 
 def attention_cuda(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> tuple[Tensor, Tensor]:
     """xFormers takes our layout; arguments and result as in :mod:`tstar.ops.attention`."""
-    operations: Any = importlib.import_module(MODULE)  # loads CUDA libraries, and may not be installed
+    operations, biases = (importlib.import_module(name) for name in (MODULE, BIASES))  # may not be installed
     aligned = "LowerTriangularMask" if q.shape[1] == k.shape[1] else "LowerTriangularFromBottomRightMask"
-    bias = getattr(operations, aligned)() if causal else None
+    bias = getattr(biases, aligned)() if causal else None
     q, k, v = (tensor.contiguous() for tensor in (q, k, v))
     return getattr(operations, FUNCTION)(q, k, v, attn_bias=bias, p=dropout), q[:0]
 
@@ -62,16 +62,28 @@ def find_fault() -> str | None:
 
 def check_attention_cuda(device: str = "cuda") -> str | None:
     """What the kernels do otherwise than the reference, or None."""
-    return check_kernel(
-        "attention",
-        functools.partial(_output, attention_cuda),
-        functools.partial(_output, attention_reference),
-        TRIALS,
-        tolerance=TOLERANCE,
-        device=device,
-        state_gradient=False,
-    )
+
+    def check(dtype: torch.dtype) -> str | None:
+        return check_kernel(
+            "attention",
+            functools.partial(_output, attention_cuda, dtype),
+            functools.partial(_output, attention_reference, None),
+            TRIALS,
+            tolerance=TOLERANCES[dtype],
+            device=device,
+            state_gradient=False,
+        )
+
+    return first_reason(*(functools.partial(check, dtype) for dtype in TOLERANCES))
 
 
-def _output(run: Callable[..., tuple[Tensor, Tensor]], q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    return run(q, k, v, causal, 0.0)[0]
+def _output(
+    run: Callable[..., tuple[Tensor, Tensor]],
+    dtype: torch.dtype | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool = False,
+) -> Tensor:
+    y = run(*(x if dtype is None else x.to(dtype) for x in (q, k, v)), causal, 0.0)[0]
+    return y.to(q.dtype)

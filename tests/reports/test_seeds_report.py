@@ -50,7 +50,8 @@ class Maker:
         command="tstar fit --config stages/own.yaml",
     ):
         path = self.root / "runs" / name
-        stages = {stage: {"seed_everything": seed, "model": {"lr": lr}} for stage in ("align", "video_sft")}
+        one = {"seed_everything": seed, "data": {"seed": seed}, "model": {"lr": lr}}
+        stages = dict.fromkeys(("align", "video_sft"), one)
         benchmarks = {suite: str(self.folders[suite]) for suite in suites}
         evaluation = {"benchmarks": benchmarks, "fps": 2, "max_frames": 4, "decoder": "pyav"}
         (path / "eval").mkdir(parents=True)

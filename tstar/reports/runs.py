@@ -21,7 +21,7 @@ from tstar.evaluation.prediction_store import MODE_LABELS, MODES
 Reports = dict[str, dict[str, Report]]
 """By suite and mode."""
 _FRAMES_TAG = re.compile(r"max_frames=(\d+)(-baselines=False)?")
-_CASUAL = {"data": ("features", "num_workers"), "evaluation": ("benchmarks", "batch_size")}
+_CASUAL = {"data": ("features", "num_workers", "seed"), "evaluation": ("benchmarks", "batch_size")}
 """Settings beside seeds, names and ``run`` that two seeds of one recipe may differ in."""
 
 

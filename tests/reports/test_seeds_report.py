@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -182,6 +183,24 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(maker):
     groups = group_runs([read_run(path) for path in runs])
     names = {label: [run.path.name for run in group] for label, group in groups.items()}
     assert names == {"own (a, b)": ["a", "b"], "own (c)": ["c"], "own + avg_pool": ["d"]}
+
+
+def test_the_records_beside_a_report_make_it_again(maker, tmp_path):
+    runs = [maker.run("a", 0), maker.run("b", 1, frames={8: 7})]
+    (runs[0] / "1-align" / "checkpoints").mkdir()
+    (runs[0] / "1-align" / "checkpoints" / "manifest.json").write_text("{}")
+    (runs[0] / "1-align" / "weights.safetensors").write_bytes(bytes(100))
+    first, text = report(*runs, out=tmp_path / "page")
+    with tarfile.open(tmp_path / "page" / "records.tar.xz") as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    assert not list((tmp_path / "unpacked").rglob("*.safetensors"))
+    assert not list((tmp_path / "unpacked").rglob("checkpoints"))
+    again, _ = report(tmp_path / "unpacked" / "a", tmp_path / "unpacked" / "b", out=tmp_path / "again")
+    assert again["recipes"]["own"]["modes"] == first["recipes"]["own"]["modes"]
+    assert again["recipes"]["own"]["frames"] == first["recipes"]["own"]["frames"]
+    assert "[records.tar.xz](records.tar.xz)" in text
+    one, other = ((tmp_path / page / "records.tar.xz").read_bytes() for page in ("page", "again"))
+    assert one == other
 
 
 def test_json_is_all_that_is_printed(maker, tmp_path, capsys):

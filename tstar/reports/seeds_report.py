@@ -12,6 +12,7 @@ from tstar.evaluation.statistics import LEVEL
 from tstar.evaluation.table import ABSENT, ROW_LABELS, markdown_table
 from tstar.reports.curves import loss_curves
 from tstar.reports.examples import RULE, SHOWN, example_sheet
+from tstar.reports.records import RECORDS, write_records
 from tstar.reports.runs import Run
 from tstar.reports.seed_numbers import Numbers, results_of
 from tstar.stages.checkpoint_io import write_atomically
@@ -21,7 +22,7 @@ EXAMPLES = 3
 
 
 def write_seeds_report(groups: Mapping[str, Sequence[Run]], out: Path, title: str = "", command: str = "") -> Numbers:
-    """Write ``README.md``, ``results.json`` and the pictures into ``out``.
+    """Write ``README.md``, ``results.json``, the pictures and the runs' records into ``out``.
 
     Args:
         groups: runs by recipe, as of :func:`tstar.reports.runs.group_runs`.
@@ -40,6 +41,7 @@ def write_seeds_report(groups: Mapping[str, Sequence[Run]], out: Path, title: st
     results = {"title": title, "command": command, **results}
     results["curves"] = _curves(groups, out, results["missing"])
     results["examples"] = _examples(next(iter(groups.values()))[0], out, results["missing"])
+    write_records([run for group in groups.values() for run in group], out / RECORDS)
     write_atomically(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_atomically(out / "README.md", page(results))
     return results
@@ -55,6 +57,10 @@ def page(results: Numbers) -> str:
         text += [f"## {label}\n", *_recipe(label, recipe, results)]
     text += ["## What it took\n", _costs(results), "## Versions\n", _versions(results)]
     text += ["## Examples\n", *_example_lines(results), "## Commands\n", _commands(results)]
+    text.append(
+        f"[{RECORDS}]({RECORDS}) holds what this page was made of: settings, losses, every answer and its verdict. Unpacked, each "
+        "run is a folder for `tstar report`.\n"
+    )
     text += ["## What is missing\n", "".join(f"- {line}\n" for line in results["missing"]) or "Nothing.\n"]
     return "\n".join(text)
 

@@ -275,7 +275,7 @@ class TimeAxisMambaMia(MambaMia):
     ) -> tuple[Tensor, StreamState]:
         raise ConfigError("compressor mambamia_taa cannot be streamed: the frames that stay depend on the whole clip")
 
-    def collect(self, queries: Iterator[Tensor]) -> Tensor:
+    def collect(self, queries: Iterator[Tensor], num_frames: int) -> Tensor:
         return self._leave(self.keep_frames(torch.cat(list(queries))))  # steps are summed over the whole clip
 
     @torch.no_grad()

@@ -126,7 +126,9 @@ class SequenceCompressor(Compressor):
             return super().compress(read, num_frames)
         spans = self.spans(num_frames)
         if self.config.per_frame:
-            return self.collect(self.frame_queries(read(first, last), [last - first])[0] for first, last in spans)
+            return self.collect(
+                (self.frame_queries(read(first, last), [last - first])[0] for first, last in spans), num_frames
+            )
 
         def enter(number: int) -> Tensor:
             first, last = spans[number]
@@ -139,11 +141,21 @@ class SequenceCompressor(Compressor):
             take_queries(x, self.config.interval).unflatten(1, (last - first, -1))[0]
             for x, (first, last) in zip(mixed, spans, strict=True)
         )
-        return self.collect(queries)
+        return self.collect(queries, num_frames)
 
-    def collect(self, queries: Iterator[Tensor]) -> Tensor:
-        """Visual tokens of a clip [T, H] from the queries of its segments in turn, [m, Q, D] each."""
-        return torch.cat([self._leave(self.keep_frames(segment)) for segment in queries])
+    def collect(self, queries: Iterator[Tensor], num_frames: int) -> Tensor:
+        """Visual tokens of a clip of M > 0 frames, [T, H], from the queries of its segments in turn, [m, Q, D] each."""
+        parts = (self._leave(self.keep_frames(segment)) for segment in queries)
+        first = next(parts)
+        tokens = first.new_empty(
+            self.num_tokens(num_frames), self.config.d_language
+        )  # once: an hour's may be the largest tensor
+        tokens[: len(first)] = first
+        place = len(first)
+        for part in parts:
+            tokens[place : place + len(part)] = part
+            place += len(part)
+        return tokens
 
     def stream(
         self, features: Tensor, state: "StreamState | None" = None, end: bool = False

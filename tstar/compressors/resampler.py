@@ -63,9 +63,8 @@ class Resampler3DConfig(Resampler2DConfig):
     """Settings of :class:`Resampler3D`."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {},
-        "miniature": {"num_queries": 36, "num_layers": 2, "d_model": 96, "num_heads": 4},
-        "tiny": {"num_queries": 5, "num_layers": 2, "d_model": 32, "num_heads": 4},
+        name: {**Resampler2DConfig.PRESETS[name], **queries}
+        for name, queries in {"paper": {}, "miniature": {"num_queries": 36}, "tiny": {"num_queries": 5}}.items()
     }
 
     num_queries: int = 256

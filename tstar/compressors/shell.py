@@ -145,16 +145,14 @@ class SequenceCompressor(Compressor):
 
     def collect(self, queries: Iterator[Tensor], num_frames: int) -> Tensor:
         """Visual tokens of a clip of M > 0 frames, [T, H], from the queries of its segments in turn, [m, Q, D] each."""
-        parts = (self._leave(self.keep_frames(segment)) for segment in queries)
-        first = next(parts)
-        tokens = first.new_empty(
-            self.num_tokens(num_frames), self.config.d_language
-        )  # once: an hour's may be the largest tensor
-        tokens[: len(first)] = first
-        place = len(first)
-        for part in parts:
+        tokens, place = None, 0
+        for segment in queries:
+            part = self._leave(self.keep_frames(segment))
+            if tokens is None:  # one tensor, filled as they come: for an hour it may be the largest of all
+                tokens = part.new_empty(self.num_tokens(num_frames), self.config.d_language)
             tokens[place : place + len(part)] = part
             place += len(part)
+        assert tokens is not None
         return tokens
 
     def stream(

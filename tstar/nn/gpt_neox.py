@@ -29,12 +29,8 @@ class GPTNeoXAttention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, rotary_channels: int, rope_base: float, causal: bool) -> None:
         super().__init__()
-        self.num_heads, self.rotary_channels, self.rope_base, self.causal = (
-            num_heads,
-            rotary_channels,
-            rope_base,
-            causal,
-        )
+        self.num_heads, self.causal = num_heads, causal
+        self.rotary_channels, self.rope_base = rotary_channels, rope_base
         self.query_key_value = nn.Linear(d_model, 3 * d_model)
         self.dense = nn.Linear(d_model, d_model)
 
@@ -45,7 +41,8 @@ class GPTNeoXAttention(nn.Module):
         """Attention of positions [B, L, D] that follow a past; returns theirs, and the past of what comes next."""
         q, k, v = self.query_key_value(x).unflatten(-1, (self.num_heads, 3, -1)).unbind(-2)  # each [B, L, H, P]
         before = 0 if past is None else past.keys.shape[1]
-        angles = rotary_angles(before + x.shape[1], self.rotary_channels, self.rope_base, x.device)[before:]
+        positions = torch.arange(before, before + x.shape[1], device=x.device, dtype=torch.float32)
+        angles = rotary_angles(positions, self.rotary_channels, self.rope_base)
         q, k = rotate(q, angles), rotate(k, angles)
         if past is not None:
             k, v = torch.cat([past.keys, k], 1), torch.cat([past.values, v], 1)
@@ -88,10 +85,10 @@ class GPTNeoXLayer(nn.Module):
         return x + mixed + self.mlp["dense_4h_to_h"](inner), state
 
 
-def rotary_angles(length: int, channels: int, base: float, device: torch.device) -> Tensor:
-    """Angle of every position and pair of channels, fp32 [L, R / 2] (RoFormer, arXiv:2104.09864, equation 15)."""
-    speeds = base ** -(torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels)
-    return torch.arange(length, device=device, dtype=torch.float32)[:, None] * speeds
+def rotary_angles(positions: Tensor, channels: int, base: float) -> Tensor:
+    """Angle of every position [L], fp32, and pair of channels, [L, R / 2] (RoFormer, arXiv:2104.09864, equation 15)."""
+    speeds = base ** -(torch.arange(0, channels, 2, device=positions.device, dtype=torch.float32) / channels)
+    return positions[:, None] * speeds
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

@@ -39,6 +39,44 @@ def test_token_counts_are_kept_and_values_are_finite(name, batch):
     assert all(clip.isfinite().all() for clip in tokens)
 
 
+@pytest.mark.parametrize("name", [name for name in list_compressors() if "query_interval" in compressor_options(name)])
+@pytest.mark.parametrize("interval", [1, 3, 6, 24])
+@pytest.mark.parametrize("options", [{}, {"per_frame": True}])
+def test_token_counts_are_kept_at_any_query_interval(name, interval, options):
+    compressor, frame_counts = build(name, query_interval=interval, **options), list(range(8))
+    tokens = compressor(features(frame_counts), frame_counts)
+    assert [len(clip) for clip in tokens] == [compressor.num_tokens(m) for m in frame_counts]
+    assert compressor.num_tokens(1) == 24 // interval
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_same_call_gives_the_same_bits(name, mode):
+    compressor, frame_counts = build(name).train(mode), BATCHES["mixed"]
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)  # dropout
+        compressor.zero_grad()
+        tokens = torch.cat(compressor(features(frame_counts), frame_counts))
+        tokens.square().sum().backward()
+        results.append([tokens, *(p.grad for p in compressor.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+LOOKS_AHEAD = {"bi_gpt_neox", "bimamba", "bimba", "mambamia", "mambamia_taa", "resampler3d"}
+"""Compressors whose first visual token depends on the last frames of a long clip; the others see at most the frames of a group."""
+
+
+@torch.no_grad()
+def test_later_frames_are_seen_by_those_that_look_ahead_alone(name):
+    compressor, x = build(name), features([LONG])
+    changed = x.clone()
+    changed[-2:] += 1.0
+    (before,), (after,) = compressor(x, [LONG]), compressor(changed, [LONG])
+    assert not torch.equal(before[-1], after[-1])
+    assert torch.equal(before[0], after[0]) is (name.partition(",")[0] not in LOOKS_AHEAD)
+
+
 WITHOUT_A_PAST = {("mambamia_taa", "image"): {"time_axis.mixer.A_log"}}
 """Parameters that one frame alone leaves still: nothing decays before the first step of a scan over frames."""
 

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Two small trainings side by side, each on half of the cores, are done sooner than one after the other on all.
 HALF_OF_CORES := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
 
-.PHONY: help env miniature miniature-models fit validate report-miniature test test-all check format bench-operators bench-compressors clean
+.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors test test-all check format bench-operators bench-compressors clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,11 +49,21 @@ reported-%: env
 validate: env ## evaluate the newest checkpoint of the run again
 	$(BIN)/tstar validate --ckpt runs/$(RECIPE)
 
+TRIED := $(patsubst configs/compressors/%.yaml,try-%,$(wildcard configs/compressors/*.yaml))
+
+try-compressors: $(TRIED) ## a short training of every compressor in the miniature's unified recipe (half an hour; goes on where it was stopped)
+
+try-%: miniature
+	$(BIN)/tstar fit --config stages/unified.yaml --config configs/compressors/$*.yaml --name try-$* --data.limit 1920 --trainer.max_epochs 1 --evaluation.benchmarks "{}" $$(test -d runs/try-$* && echo --ckpt)
+
+# Tests use one thread each; so several processes share them out.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: env ## run the tests (a few minutes)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: env ## run the tests, the slow ones too
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 check: env ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from tstar.data.annotations import Record
 from tstar.data.batch import Processor, Sample
 from tstar.data.conversations import get_template
 from tstar.data.datamodule import ClipDataModule, SampleSource
-from tstar.data.shard_index import ShardSet, index_paths
+from tstar.data.shard_index import ShardSet, index_paths, shares
 from tstar.data.sharding import write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import DataError
@@ -53,12 +53,47 @@ def damage(folder, number, of_field):
 
 def test_parts_are_the_tars_with_their_samples(shards):
     source = ShardSet([shards, shards])
-    parts = source.parts(len(source))
+    parts = source.parts()
     assert [part.numbers for part in parts] == [range(0, 4), range(4, 7), range(7, 11), range(11, 14)]
     assert [part.frames for part in parts] == [3, 3, 3, 3]
     assert [part.digest for part in parts[:2]] == [part.digest for part in parts[2:]]
     assert parts[0].digest != parts[1].digest
-    assert [len(source.parts(limit)) for limit in (1, 4, 5, 7, 8)] == [1, 1, 2, 2, 3]
+    assert [len(ShardSet([shards], limit=limit).parts()) for limit in (1, 4, 5, 7, 8)] == [1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "expected"),
+    [
+        ([8, 6], 4, [2, 2]),
+        ([8, 6], 7, [4, 3]),
+        ([8, 6], 1, [1, 0]),
+        ([8, 0, 6], 99, [8, 0, 6]),
+        ([1, 1, 1], 2, [1, 1, 0]),
+        ([0], 3, [0]),
+    ],
+)
+def test_a_limit_is_shared_in_proportion(sizes, total, expected):
+    assert shares(sizes, total) == expected
+
+
+def test_a_limit_takes_the_first_samples_of_each_folder(shards, processor):
+    module = ClipDataModule(processor, [str(shards), str(shards)], limit=11)
+    source = module.train_source
+    assert [source[n][0].id for n in range(len(source))] == ["0", "1", "2", "3", "4", "5", "0", "1", "2", "3", "4"]
+    assert source.column("frames").tolist() == [1, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1]
+    assert [part.numbers for part in source.shards.parts()] == [range(0, 4), range(4, 7), range(7, 11), range(11, 14)]
+    source.features = lambda number: torch.full((int(MEDIA[number % 7] != ""), 4, 5), number)
+    assert [int(source[n][0].frames.amax()) for n in (0, 5, 6, 10)] == [0, 5, 7, 11]
+    few = ShardSet([shards, shards], limit=4)
+    assert (len(few.shards), few.numbers.tolist()) == (2, [0, 1, 4, 5])
+    assert few.digest == source.shards.digest == ShardSet([shards, shards]).digest
+    assert few.locate(5)[1] == source.shards.locate(8)[1]
+
+
+def test_a_limit_counts_what_is_left_of_a_damaged_folder(shards):
+    (shards / "shard-00000.tar").unlink()
+    left = ShardSet([shards], skip_damaged=True, limit=2)
+    assert [left.read(int(n)).meta["id"] for n in left.numbers] == ["4", "5"]
 
 
 def test_a_sample_can_be_read_without_its_frames(shards):
@@ -74,7 +109,7 @@ def test_a_sample_can_be_read_without_its_frames(shards):
 
 def test_equal_frames_come_once_in_a_shard(shards, processor):
     source = SampleSource(ShardSet([shards]), processor)
-    first, second = (list(source.clips(part.numbers)) for part in source.shards.parts(7))
+    first, second = (list(source.clips(part.numbers)) for part in source.shards.parts())
     assert [clip if isinstance(clip, int) else tuple(clip.shape) for clip in first] == [
         (1, 3, 6, 6),
         (0, 3, 6, 6),
@@ -153,4 +188,4 @@ def test_features_take_the_place_of_frames_and_nothing_is_decoded(shards, proces
 
 def test_a_set_elsewhere_has_the_same_parts(shards, tmp_path):
     copy = shutil.copytree(shards, tmp_path / "copy")
-    assert ShardSet([copy]).parts(7) == ShardSet([shards]).parts(7)
+    assert ShardSet([copy]).parts() == ShardSet([shards]).parts()

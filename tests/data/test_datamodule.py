@@ -407,7 +407,7 @@ def test_too_many_damaged_samples_in_a_row_end_with_the_first_of_them(shards):
     def refuse(raw):
         raise KeyError("timestamps")
 
-    source = SampleSource(ShardSet([shards]), refuse, limit=6)
+    source = SampleSource(ShardSet([shards], limit=6), refuse)
     with pytest.raises(
         DataError, match=r"6 samples in a row .*beginning with 2 in .*shard-00000\.tar \(KeyError: "
     ) as e:

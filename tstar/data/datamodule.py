@@ -42,20 +42,19 @@ class FeatureCache(Protocol):
 class SampleSource(Dataset):
     """Samples by number. A damaged one is replaced by the next that can be read, and what was passed over is reported."""
 
-    def __init__(self, shards: ShardSet, processor: Process, limit: int | None = None) -> None:
+    def __init__(self, shards: ShardSet, processor: Process) -> None:
         self.shards, self.processor = shards, processor
-        self.limit = min(limit or len(shards), len(shards))
         self.features: Callable[[int], Tensor] | None = None
-        """Encoded frames by sample number, in place of the stored ones."""
+        """Encoded frames by a sample's number in its shards, in place of the stored ones."""
 
     def __len__(self) -> int:
-        return self.limit
+        return len(self.shards.numbers)
 
     def __getitem__(self, number: int) -> tuple[Sample, list[Skipped]]:
         skips: list[Skipped] = []
         last: Exception | None = None
         for step in range(min(REPLACEMENT_TRIES, len(self))):
-            candidate = (number + step) % len(self)
+            candidate = int(self.shards.numbers[(number + step) % len(self)])
             try:
                 return self._sample(candidate), skips
             except DAMAGE as error:
@@ -65,6 +64,10 @@ class SampleSource(Dataset):
             f"{len(skips)} samples in a row cannot be used, beginning with {skips[0].key} in {skips[0].shard} "
             f"({skips[0].reason}); run the same `tstar shard` again"
         ) from last
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of the sample index, by number of the sample."""
+        return self.shards.column(name)[self.shards.numbers]
 
     def _sample(self, number: int) -> Sample:
         if self.features is None:
@@ -266,7 +269,7 @@ class ClipDataModule(LightningDataModule):
         group_by_modality: keep pictures and videos in batches of their own.
         group_by_length: batch conversations of like numbers of words, and among them clips of like numbers of frames, so that
             less is computed on padding and more clips run at once.
-        limit: use only the first so many samples; for trials.
+        limit: use only so many samples, the first ones of each folder, as many of each as its size asks for; for trials.
         num_workers: loader processes; 0 reads in the training process. Does not change the order.
         seed: of the order.
         damaged_shards: "error" refuses to start with a truncated or missing shard, "skip" leaves it out.
@@ -301,7 +304,7 @@ class ClipDataModule(LightningDataModule):
         skip = damaged_shards == "skip"
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.group_by_modality, self.group_by_length = group_by_modality, group_by_length
-        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip), processor, limit)
+        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip, limit=limit), processor)
         val_set = ShardSet(val_shards, skip_damaged=skip) if val_shards else None
         self.val_source = SampleSource(val_set, processor) if val_set else None
         self.damaged = self.train_source.shards.damaged + (val_set.damaged if val_set else [])
@@ -318,13 +321,13 @@ class ClipDataModule(LightningDataModule):
         if self.cache is not None:
             device = self.trainer.strategy.root_device if self.trainer is not None else None
             for source in self._sources():
-                self.cache.fill(source.shards.parts(source.limit), source.clips, device)
+                self.cache.fill(source.shards.parts(), source.clips, device)
 
     def setup(self, stage: str) -> None:
         """From here on samples come with features, where there is a cache."""
         if self.cache is not None:
             for source in self._sources():
-                source.features = self.cache.open(source.shards.parts(source.limit))
+                source.features = self.cache.open(source.shards.parts())
 
     def _settings(self) -> LoaderSettings:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -336,9 +339,9 @@ class ClipDataModule(LightningDataModule):
         assert trainer is not None
         layout = Layout(micro=self.batch_size, world=trainer.world_size, accumulate=trainer.accumulate_grad_batches)
         source = self.train_source
-        groups = source.shards.column("modality")[: len(source)] if self.group_by_modality else None
-        lengths = source.shards.column("words")[: len(source)] if self.group_by_length else None
-        frames = source.shards.column("frames")[: len(source)] if self.group_by_length else None
+        groups = source.column("modality") if self.group_by_modality else None
+        lengths = source.column("words") if self.group_by_length else None
+        frames = source.column("frames") if self.group_by_length else None
         return ResumableLoader(
             source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, frames, trainer
         )

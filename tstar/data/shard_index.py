@@ -16,6 +16,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +130,17 @@ def _checked(shard: Path, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
     return members, samples
 
 
+def shares(sizes: Sequence[int], total: int) -> list[int]:
+    """``total`` (or all, if that is less) split in proportion to ``sizes``; what is left over goes to the largest remainders."""
+    whole = sum(sizes)
+    total = min(total, whole)
+    parts = [size * total // max(whole, 1) for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda i: -(sizes[i] * total % max(whole, 1)))
+    for i in order[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
 class ShardSet:
     """All samples of one or more shard folders, addressed by one running number.
 
@@ -136,19 +148,22 @@ class ShardSet:
         folders: folders that hold ``shards.json``.
         skip_damaged: leave out shards whose size is not what their manifest says or whose index is damaged, instead of
             refusing to start.
+        limit: use so many samples in all, the first ones of each folder, as many of each as its size asks for.
 
     Raises:
         DataError: a folder is no shard set, or a shard is missing, truncated or without its index (unless skipped).
     """
 
-    def __init__(self, folders: Sequence[str | Path], *, skip_damaged: bool = False) -> None:
+    def __init__(self, folders: Sequence[str | Path], *, skip_damaged: bool = False, limit: int | None = None) -> None:
         self.shards: list[Path] = []
         self.damaged: list[str] = []
         self._digests: list[str] = []
         self._members: list[np.ndarray] = []
         self._samples: list[np.ndarray] = []
         digest = hashlib.sha256()
+        firsts = []
         for folder in map(Path, folders):
+            firsts.append(len(self.shards))
             for entry in self._manifest(folder)["shards"]:
                 shard = folder / entry["file"]
                 try:
@@ -164,11 +179,31 @@ class ShardSet:
                 self._digests.append(entry["sha256"])
                 digest.update(f"{entry['sha256']}\n".encode())
         self.digest = digest.hexdigest()
-        self._starts = np.cumsum([0, *map(len, self._samples)])
+        """Of all shards, used or not."""
+        self.numbers = self._choose([*firsts, len(self.shards)], limit)
+        """Of the samples to use; all, without a limit."""
         if not len(self):
             left_out = f" ({len(self.damaged)} damaged shards were left out)" if self.damaged else ""
             raise DataError(f"no samples in {', '.join(map(str, folders))}{left_out}; run `tstar shard` first")
         self._files: OrderedDict[int, int] = OrderedDict()
+
+    def _choose(self, bounds: list[int], limit: int | None) -> np.ndarray:
+        """Numbers of the samples to use; shards that hold none of them are dropped. ``bounds`` are the folders' among shards."""
+        spans = [range(first, last) for first, last in pairwise(bounds)]
+        sizes = [sum(len(self._samples[shard]) for shard in span) for span in spans]
+        kept, used = [], []
+        for span, left in zip(spans, shares(sizes, sum(sizes) if limit is None else limit), strict=True):
+            for shard in span:
+                if left > 0:
+                    kept.append(shard)
+                    used.append(min(left, len(self._samples[shard])))
+                    left -= used[-1]
+        columns: list[list[Any]] = [self.shards, self._members, self._samples, self._digests]
+        for column in columns:
+            column[:] = [column[shard] for shard in kept]
+        self._starts = np.cumsum([0, *map(len, self._samples)])
+        ranges = [np.arange(count) + start for start, count in zip(self._starts, used, strict=False)]
+        return np.concatenate([np.empty(0, int), *ranges])
 
     @staticmethod
     def _manifest(folder: Path) -> dict[str, Any]:
@@ -197,14 +232,13 @@ class ShardSet:
         """One column of the sample index over the whole set: "modality", "frames" or "words"."""
         return np.concatenate([samples[name] for samples in self._samples])
 
-    def parts(self, limit: int) -> list[ShardPart]:
-        """The tars that hold the first ``limit`` samples."""
+    def parts(self) -> list[ShardPart]:
+        """The tars, all of their samples in them."""
         bounds = [int(start) for start in self._starts]
-        rows = zip(self._digests, bounds, bounds[1:], self._samples, strict=False)
+        rows = zip(self._digests, pairwise(bounds), self._samples, strict=True)
         return [
             ShardPart(digest, range(start, end), int(samples["frames"].sum(dtype=np.int64)))
-            for digest, start, end, samples in rows
-            if start < limit
+            for digest, (start, end), samples in rows
         ]
 
     def locate(self, number: int) -> tuple[Path, str]:

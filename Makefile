@@ -54,7 +54,7 @@ TRIED := $(patsubst configs/compressors/%.yaml,try-%,$(wildcard configs/compress
 try-compressors: $(TRIED) ## a short training of every compressor in the miniature's unified recipe (half an hour; goes on where it was stopped)
 
 try-%: miniature
-	$(BIN)/tstar fit --config stages/unified.yaml --config configs/compressors/$*.yaml --name try-$* --data.limit 1920 --trainer.max_epochs 1 --evaluation.benchmarks "{}" $$(test -d runs/try-$* && echo --ckpt)
+	$(BIN)/tstar fit --config stages/unified.yaml --config configs/compressors/$*.yaml --name try-$* --data.limit 960 --trainer.max_epochs 1 --evaluation.benchmarks "{}" $$(test -d runs/try-$* && echo --ckpt)
 
 # Tests use one thread each; so several processes share them out.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

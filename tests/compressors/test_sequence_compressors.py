@@ -149,6 +149,14 @@ def test_segments_with_other_samplings(name, options):
     torch.testing.assert_close(split(clip(11), [11])[0], whole(clip(11), [11])[0], rtol=1e-4, atol=1e-5)
 
 
+def test_two_passes_want_evaluation_mode():
+    split = build("mambamia", segment_frames=3).train()
+    with pytest.raises(ValueError, match=r"call eval\(\) first"), torch.no_grad():
+        split.compress(lambda first, last: clip(11)[first:last], 11)
+    with torch.no_grad():
+        assert len(split(clip(11), [11])[0]) == split.num_tokens(11)
+
+
 def test_pooled_queries_are_one_switch():
     learned, pooled = build("bimamba"), build("bimamba", queries="pooled")
     assert set(learned.state_dict()) - set(pooled.state_dict()) == {"query"}

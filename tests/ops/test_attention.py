@@ -124,6 +124,12 @@ def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=N
     return (torch.dropout(scores.softmax(-1), p, True) @ value.transpose(1, 2)).transpose(1, 2)
 
 
+def forget():
+    """Let the package and its types be asked about anew."""
+    attention_cuda.find_fault.cache_clear()
+    attention_cuda.type_fault.cache_clear()
+
+
 @pytest.fixture
 def xformers(monkeypatch):
     """Put the stand-in in the package's place; its check then runs on the CPU."""
@@ -135,14 +141,14 @@ def xformers(monkeypatch):
         biases.LowerTriangularMask = LowerTriangularMask
         biases.LowerTriangularFromBottomRightMask = LowerTriangularFromBottomRightMask
         module.memory_efficient_attention = functools.partial(memory_efficient_attention, **options)
-        attention_cuda.find_fault.cache_clear()
+        forget()
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     on_cpu = lambda *a, **k: cuda_check.check_kernel(*a, **k | {"device": "cpu"})  # noqa: E731
     monkeypatch.setattr(attention_cuda, "check_kernel", on_cpu)
-    attention_cuda.find_fault.cache_clear()
+    forget()
     yield install
-    attention_cuda.find_fault.cache_clear()
+    forget()
 
 
 def test_xformers_is_used_once_it_has_agreed(xformers):
@@ -154,13 +160,29 @@ def test_xformers_is_used_once_it_has_agreed(xformers):
         torch.testing.assert_close(ours, attention_reference(q, k, v, causal, 0.0)[0])
 
 
+def test_each_type_is_checked_before_its_first_use(xformers, monkeypatch):
+    xformers()
+    assert [attention_cuda.type_fault(dtype) for dtype in attention_cuda.TOLERANCES] == [None] * 3
+    xformers()
+
+    def no_bfloat16(query, *args, **kwargs):
+        if query.dtype == torch.bfloat16:
+            raise NotImplementedError("bf16 is only supported on A100+ GPUs")
+        return memory_efficient_attention(query, *args, **kwargs)
+
+    monkeypatch.setattr(sys.modules["xformers.ops"], "memory_efficient_attention", no_bfloat16)
+    assert attention_cuda.xformers_missing() is None
+    assert attention_cuda.type_fault(torch.float16) is None
+    assert "it raised NotImplementedError: bf16 is only" in attention_cuda.type_fault(torch.bfloat16)
+
+
 def test_xformers_that_is_wrong_or_broken_is_refused_with_the_reason(xformers, monkeypatch):
     xformers(wrong=0.5)
     assert "the check against the reference failed: y is off by" in attention_cuda.xformers_missing()
     xformers()
     monkeypatch.setattr(sys.modules["xformers.ops"], "memory_efficient_attention", lambda *a, **k: 1 / 0)
     assert "it raised ZeroDivisionError" in attention_cuda.xformers_missing()
-    attention_cuda.find_fault.cache_clear()
+    forget()
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     assert "pip install xformers" in attention_cuda.xformers_missing()
 
@@ -173,7 +195,10 @@ def test_what_xformers_cannot_take_is_named():
 
     class OnDevice:
         device, dtype, shape = torch.device("cuda"), torch.float16, (1, 1, 1, 12)
+        numel = staticmethod(lambda: 12)
 
     assert "a multiple of 8 channels, got 12" in fits(OnDevice, None, False)
     OnDevice.dtype = torch.float64
     assert "does not know inputs of type float64" in fits(OnDevice, None, False)
+    OnDevice.numel = staticmethod(lambda: 0)
+    assert "its input is empty" in fits(OnDevice, None, False)

@@ -61,11 +61,42 @@ def test_one_part_alone_leaves_the_other_as_it_was(exported, make_stage, snapsho
 
 def test_how_a_compressor_is_computed_does_not_matter(exported, make_stage):
     _, path, _ = exported
-    spec = {"name": "mambamia", "preset": "tiny", "gradient_checkpointing": True}
+    spec = {"name": "mambamia", "preset": "tiny", "gradient_checkpointing": True, "segment_frames": 6}
+    spec |= {"query_interval": 6, "temporal_stride": 3, "d_state": 8}  # what they are when left out
     stage = make_stage(VideoSFT, compressor=spec, init_from={"compressor": str(path)})
     stored = load_file(path)
     own = {f"compressor.{name}": p for name, p in stage.lmm.compressor.named_parameters()}
     assert all(torch.equal(own[name], stored[name]) for name in own)
+
+
+@pytest.mark.parametrize("name", ["kmeans", "token_merging", "avg_pool", "pool3d"])
+def test_a_projector_trained_without_compression_fits_those_that_have_nothing_else(name, make_stage, tmp_path):
+    trained = make_stage(Align, compressor={"name": "none", "preset": "tiny"})
+    path = tmp_path / "weights.safetensors"
+    export_weights(trained.lmm, path, trained.descriptions)
+    stage = make_stage(Align, seed=1, compressor={"name": name, "preset": "tiny"}, init_from={"compressor": str(path)})
+    ours, theirs = stage.lmm.compressor.state_dict(), trained.lmm.compressor.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_how_frames_are_chosen_is_no_part_of_the_weights(make_stage, tmp_path):
+    trained = make_stage(Align, compressor={"name": "mambamia_taa", "preset": "tiny"})
+    path = tmp_path / "weights.safetensors"
+    export_weights(trained.lmm, path, trained.descriptions)
+    for chosen in ({"select_threshold": 0.2, "select_above": 0}, {"select": "budget"}, {"segment_frames": 3}):
+        spec = {"name": "mambamia_taa", "preset": "tiny", **chosen}
+        make_stage(Align, seed=1, compressor=spec, init_from={"compressor": str(path)})
+
+
+def test_a_setting_that_the_file_does_not_know_is_named(make_stage, tmp_path, one_line):
+    trained = make_stage(Align)
+    path = tmp_path / "weights.safetensors"
+    older = {k: v for k, v in trained.descriptions["compressor"].items() if k != "keep"}
+    export_weights(trained.lmm, path, trained.descriptions | {"compressor": older})
+    with pytest.raises(ConfigError) as caught:
+        make_stage(Align, init_from={"compressor": str(path)})
+    one_line(caught.value, "keep not known there, first here")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +104,8 @@ def test_how_a_compressor_is_computed_does_not_matter(exported, make_stage):
     [
         ({"name": "bimamba"}, "name mambamia there, bimamba here"),
         ({"name": "mambamia", "num_layers": 1}, "num_layers 2 there, 1 here"),
-        ({"name": "mambamia", "query_interval": 12}, "query_interval None there, 12 here"),
-        ({"name": "mambamia", "temporal_stride": 2}, "temporal_stride None there, 2 here"),
+        ({"name": "mambamia", "query_interval": 12}, "query_interval 6 there, 12 here"),
+        ({"name": "mambamia", "temporal_stride": 2}, "temporal_stride 3 there, 2 here"),
     ],
 )
 def test_another_compressor_is_refused(exported, make_stage, spec, difference, one_line):

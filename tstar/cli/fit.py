@@ -208,10 +208,9 @@ def describe(stage: Any, data: Any) -> None:
     trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters()) - trained
     mixer = stage.lmm.compressor
-    spec = stage.descriptions["compressor"]["name"]
     say(
         f"      {trained / 1e6:.2f}M parameters learn ({', '.join(sorted(stage.trains))}), {frozen / 1e6:.2f}M frozen; "
-        f"{len(data.train_source)} samples; {spec}: {mixer.num_tokens(1)} visual tokens a picture, "
+        f"{len(data.train_source)} samples; {stage.compressor_name}: {mixer.num_tokens(1)} visual tokens a picture, "
         f"{mixer.num_tokens(16)} for 16 frames"
     )
 

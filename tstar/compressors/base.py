@@ -21,12 +21,19 @@ ReadFrames = Callable[[int, int], Tensor]
 """Patch tokens of the frames from a first to a last one (excluded) of a clip; may be called for the same ones again."""
 
 
+def use_only(default: Any) -> Any:
+    """A field that decides how weights are used: those trained with another value of it fit."""
+    return dataclasses.field(default=default, metadata={"use_only": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompressorConfig(ABC):
     """Settings of a compressor. A subclass adds its options and says what :meth:`build` makes of them."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "miniature": {}, "tiny": {}}
     """Options by the name of a scale; an option that is given explicitly wins over its preset."""
+    WEIGHTS: ClassVar[str | None] = None
+    """Name of the only weights there are, where other compressors have the same ones."""
 
     d_vision: int
     """Width of a patch token."""
@@ -34,7 +41,7 @@ class CompressorConfig(ABC):
     """Width of a visual token: that of the language model's embeddings."""
     grid: tuple[int, int]
     """Rows and columns of a frame's patch tokens, in raster order."""
-    segment_frames: int | None = None
+    segment_frames: int | None = use_only(None)
     """Where no gradients are wanted, work on so many frames of a clip at a time, so that memory does not grow with its length."""
 
     def __post_init__(self) -> None:
@@ -70,6 +77,22 @@ class CompressorConfig(ABC):
     def needs_whole_clips(self) -> str | None:
         """Why a clip cannot be compressed in segments; None where it can."""
         return None
+
+    def resolved(self) -> dict[str, Any]:
+        """What options are that were left out, where that follows from others."""
+        return {}
+
+    def weights_of(self, name: str) -> dict[str, Any]:
+        """What trained weights belong to, in JSON types; those of a compressor with an equal description fit.
+
+        Args:
+            name: of the compressor.
+        """
+        if self.WEIGHTS is not None:
+            return {"name": self.WEIGHTS, "d_vision": self.d_vision, "d_language": self.d_language}
+        fields = [f.name for f in dataclasses.fields(self) if not f.metadata.get("use_only")]
+        settings = {name: getattr(self, name) for name in fields} | self.resolved()
+        return {"name": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
 
     @abstractmethod
     def build(self) -> "Compressor":
@@ -108,7 +131,7 @@ class Compressor(nn.Module, ABC):
                 f"{type(self).__name__}: features must be [sum(frame_counts), N, d_vision] = {expected}, "
                 f"got {list(features.shape)} with frame_counts {frame_counts}"
             )
-        if self.config.segment_frames is None or torch.is_grad_enabled():
+        if self.config.segment_frames is None or torch.is_grad_enabled() or self.training:
             return self.compress_clips(features, frame_counts)
         clips = features.split(frame_counts) if frame_counts else ()
         return [self.compress(partial(_frames_of, clip), len(clip)) for clip in clips]
@@ -117,7 +140,7 @@ class Compressor(nn.Module, ABC):
     def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
         """Compress one clip whose patch tokens are read as they are needed, ``segment_frames`` at a time.
 
-        The result is that of :meth:`forward` but for rounding. Some compressors read every frame twice.
+        The result is that of :meth:`forward` but for rounding, outside training mode. Some compressors read every frame twice.
 
         Args:
             read: (first, last) to the patch tokens of frames first to last - 1, [last - first, N, d_vision].

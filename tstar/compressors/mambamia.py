@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tstar.compressors.base import require
+from tstar.compressors.base import require, use_only
 from tstar.compressors.shell import SequenceCompressor, SequenceCompressorConfig, StreamState
 from tstar.errors import ConfigError
 from tstar.nn import (
@@ -80,6 +80,9 @@ class MambaMiaConfig(SequenceCompressorConfig):
             divisors = [p for p in range(1, inner + 1) if inner % p == 0]
             legal = f"a divisor of expand * d_model = {inner} with mamba2 ({', '.join(map(str, divisors))})"
             require(inner % self.head_dim == 0, "head_dim", self.head_dim, legal)
+
+    def resolved(self) -> dict[str, Any]:
+        return super().resolved() | {"d_state": self.states}
 
     @property
     def causal(self) -> bool:
@@ -209,12 +212,12 @@ class TimeAxisMambaMiaConfig(MambaMiaConfig):
         "tiny": {"num_layers": 2, "d_model": 64, "ssm": "mamba2", "d_state": 8, "head_dim": 16, "d_reduced": 8},
     }
 
-    select: Literal["threshold", "budget", "stride"] = "threshold"
+    select: Literal["threshold", "budget", "stride"] = use_only("threshold")
     """Frames that stay: outside training, where steps since the last add up to select_threshold; as many as stride keeps, at even
     distances in the sum of steps; or each temporal_stride-th."""
-    select_threshold: float = 0.5
+    select_threshold: float = use_only(0.5)
     """Sum of steps that keeps a frame; what keeps a wanted share is a model's own, see :meth:`TimeAxisMambaMia.calibrate`."""
-    select_above: int = 64
+    select_above: int = use_only(64)
     """Clips of up to so many frames keep all of them, threshold only."""
     d_reduced: int | None = None
     """Width that each query is reduced to for the block over frames. Left out, 64 for up to 10 queries of a frame, else 32."""
@@ -236,6 +239,10 @@ class TimeAxisMambaMiaConfig(MambaMiaConfig):
         if self.d_reduced is None:
             return 64 if self.num_patches // self.interval <= 10 else 32
         return self.d_reduced
+
+    def resolved(self) -> dict[str, Any]:
+        # the stride follows from select, which only decides which frames stay
+        return super().resolved() | {"d_reduced": self.reduced, "temporal_stride": None}
 
     @property
     def stride(self) -> int:

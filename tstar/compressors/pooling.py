@@ -7,19 +7,21 @@ Letters: M frames of a clip, h rows and w columns of patch tokens, N = h * w, H 
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tstar.compressors.base import Compressor, CompressorConfig, ReadFrames, require
-from tstar.compressors.projector import mlp2x_gelu
+from tstar.compressors.projector import PROJECTOR, mlp2x_gelu
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePoolingConfig(CompressorConfig):
     """Settings of :class:`AveragePooling`."""
+
+    WEIGHTS: ClassVar[str] = PROJECTOR
 
     kernel: tuple[int, int] = (2, 2)
     """Rows and columns of patch tokens averaged into one visual token; a ragged edge of the grid is left out."""
@@ -37,6 +39,8 @@ class AveragePoolingConfig(CompressorConfig):
 @dataclass(frozen=True, kw_only=True)
 class BilinearConfig(CompressorConfig):
     """Settings of :class:`Bilinear`."""
+
+    WEIGHTS: ClassVar[str] = PROJECTOR
 
     size: tuple[int, int] | None = None
     """Rows and columns of the resized grid. Left out, half of the grid's, rounded up."""
@@ -62,6 +66,8 @@ class BilinearConfig(CompressorConfig):
 @dataclass(frozen=True, kw_only=True)
 class Pooling3DConfig(CompressorConfig):
     """Settings of :class:`Pooling3D`."""
+
+    WEIGHTS: ClassVar[str] = PROJECTOR
 
     mode: Literal["grid3d", "st_mean"] = "grid3d"
     """Averages over blocks of time and grid, or Video-ChatGPT's: all N places averaged over time, then all M frames over places."""

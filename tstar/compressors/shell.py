@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tstar.compressors.base import Compressor, CompressorConfig, ReadFrames, clips_by_length, require
+from tstar.compressors.base import Compressor, CompressorConfig, ReadFrames, clips_by_length, require, use_only
 from tstar.compressors.segments import CausalLayer, run_both_ways, run_causal
 from tstar.errors import ConfigError
 from tstar.nn.queries import Keep, count_kept_frames, insert_queries, kept_frames, pool_queries, take_queries
@@ -33,7 +33,7 @@ class SequenceCompressorConfig(CompressorConfig):
     keep: Keep = "first"
     """Which frame of each group of temporal_stride is kept; last suits causal models."""
     queries: Literal["learned", "pooled"] = "learned"
-    """What stands after each run of patches: one learnt vector, or the mean of the run over the frames of its group."""
+    """What stands after each run of patches: one learnt vector, or the run's mean over all frames of its group."""
     per_frame: bool = False
     """Run over each frame alone instead of over the whole clip."""
     num_layers: int = 24
@@ -42,7 +42,7 @@ class SequenceCompressorConfig(CompressorConfig):
     """Width of the sequence model."""
     input_norm: bool = False
     """LayerNorm over patches and queries before the first layer; turn on where half precision overflows."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = use_only(False)
     """In training, compute each layer again in the backward pass instead of storing its insides."""
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class SequenceCompressorConfig(CompressorConfig):
 
     @property
     def causal(self) -> bool:
-        """No position sees a later one."""
+        """No position of the layers sees a later one."""
         return False
 
     @property
@@ -67,6 +67,9 @@ class SequenceCompressorConfig(CompressorConfig):
     def interval(self) -> int:
         """k."""
         return self.grid[1] if self.query_interval is None else self.query_interval
+
+    def resolved(self) -> dict[str, Any]:
+        return super().resolved() | {"query_interval": self.interval, "temporal_stride": self.stride}
 
     @property
     def stride(self) -> int:
@@ -124,6 +127,8 @@ class SequenceCompressor(Compressor):
     def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
         if self.config.segment_frames is None or not num_frames:
             return super().compress(read, num_frames)
+        if self.training:
+            raise ValueError("compress: call eval() first; dropout would differ between the two passes over a clip")
         spans = self.spans(num_frames)
         if self.config.per_frame:
             return self.collect(

@@ -6,15 +6,14 @@ Letters: M frames of a clip, N patch tokens per frame, g frames of a group, n to
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tstar.compressors.base import Compressor, CompressorConfig, clips_by_length, require
-from tstar.compressors.projector import mlp2x_gelu
+from tstar.compressors.projector import PROJECTOR, mlp2x_gelu
 from tstar.nn.token_clustering import cluster_means, density_peaks, kmeans, merge_tokens
 
 
@@ -22,7 +21,7 @@ from tstar.nn.token_clustering import cluster_means, density_peaks, kmeans, merg
 class TokenClusteringConfig(CompressorConfig):
     """Settings of :class:`TokenClustering`."""
 
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "miniature": {}, "tiny": {}}
+    WEIGHTS: ClassVar[str] = PROJECTOR
 
     frames_per_group: int = 3
     """Successive frames whose patch tokens are clustered together; a clip's last group may have fewer."""

@@ -4,16 +4,19 @@ Letters: M frames of a clip, N patch tokens per frame.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from tstar.compressors.base import Compressor, CompressorConfig
-from tstar.compressors.projector import mlp2x_gelu
+from tstar.compressors.projector import PROJECTOR, mlp2x_gelu
 
 
 @dataclass(frozen=True, kw_only=True)
 class UncompressedConfig(CompressorConfig):
     """Settings of :class:`Uncompressed`: none of its own."""
+
+    WEIGHTS: ClassVar[str] = PROJECTOR
 
     def build(self) -> "Uncompressed":
         return Uncompressed(self)

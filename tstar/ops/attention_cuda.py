@@ -16,14 +16,13 @@ from tstar.ops.cuda_check import Trial, check_kernel, cuda_missing, first_reason
 MODULE, FUNCTION = "xformers.ops", "memory_efficient_attention"
 BIASES = "xformers.ops.fmha.attn_bias"
 INSTALL = "pip install xformers"
-TOLERANCES = {torch.float32: 1e-2, torch.bfloat16: 5e-2}
-"""Relative errors allowed in the start-up check, by type of the inputs: each takes other kernels, fp32 perhaps in TF32."""
+TOLERANCES = {torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Relative errors allowed before first use, by type of the inputs: each takes other kernels, fp32 perhaps in TF32."""
 TRIALS = (
     Trial({"B": 2, "L": 37, "K": 70, "H": 2, "P": 16}),
     Trial({"B": 1, "L": 70, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
     Trial({"B": 1, "L": 9, "K": 70, "H": 2, "P": 64}, (), {"causal": True}),
 )
-_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MULTIPLE = 8
 """Its kernels read so many channels of a head at once."""
 
@@ -41,11 +40,13 @@ def not_for_xformers(q: Tensor, state: Tensor | None, final: bool) -> str | None
     """Why the kernels cannot take ``q``, or None."""
     if q.device.type != "cuda":
         return f"its input is on {q.device.type}, not on cuda; use backend 'torch'"
-    if q.dtype not in _TYPES:
+    if not q.numel():
+        return "its input is empty; use backend 'torch'"
+    if q.dtype not in TOLERANCES:
         return f"it does not know inputs of type {str(q.dtype).removeprefix('torch.')}; use backend 'torch'"
     if q.shape[-1] % _MULTIPLE:
         return f"it wants heads of a multiple of {_MULTIPLE} channels, got {q.shape[-1]}; use backend 'torch'"
-    return None
+    return type_fault(q.dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -57,24 +58,29 @@ def xformers_missing() -> str | None:
 @functools.cache
 def find_fault() -> str | None:
     """The first reason against the package; asked once a process."""
-    return first_reason(cuda_missing, lambda: import_missing(MODULE, FUNCTION, INSTALL), check_attention_cuda)
+    return first_reason(
+        cuda_missing, lambda: import_missing(MODULE, FUNCTION, INSTALL), lambda: type_fault(torch.float32)
+    )
 
 
-def check_attention_cuda(device: str = "cuda") -> str | None:
-    """What the kernels do otherwise than the reference, or None."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
+def type_fault(dtype: torch.dtype) -> str | None:
+    """What the kernels for inputs of a type do otherwise than the reference, or None; asked once a process for each."""
+    return check_attention_cuda(dtype)
 
-    def check(dtype: torch.dtype) -> str | None:
-        return check_kernel(
-            "attention",
-            functools.partial(_output, attention_cuda, dtype),
-            functools.partial(_output, attention_reference, None),
-            TRIALS,
-            tolerance=TOLERANCES[dtype],
-            device=device,
-            state_gradient=False,
-        )
 
-    return first_reason(*(functools.partial(check, dtype) for dtype in TOLERANCES))
+def check_attention_cuda(dtype: torch.dtype, device: str = "cuda") -> str | None:
+    """:func:`type_fault`, asked anew."""
+    return check_kernel(
+        "attention",
+        functools.partial(_output, attention_cuda, dtype),
+        functools.partial(_output, attention_reference, None),
+        TRIALS,
+        tolerance=TOLERANCES[dtype],
+        device=device,
+        state_gradient=False,
+    )
 
 
 def _output(

@@ -1,6 +1,5 @@
 """What the stages share: the model, the loss step, the optimizer, and checkpoints that hold only what was trained."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from tstar.compressors import Compressor, build_compressor
+from tstar.compressors import build_compressor
 from tstar.data.batch import Batch, Processor
 from tstar.data.conversations import Template, get_template
 from tstar.errors import ConfigError
@@ -69,8 +68,9 @@ class Stage(LightningModule):
         encoder, llm = vision.build(), language.build()
         mixer = build_compressor(d_vision=encoder.d_vision, d_language=llm.d_language, grid=encoder.grid, **spec)
         self.lmm = VideoLMM(encoder, mixer, llm, max_length)
+        self.compressor_name: str = spec["name"]
         self.descriptions: dict[str, Any] = {
-            "compressor": describe_compressor(spec["name"], mixer),
+            "compressor": mixer.config.weights_of(spec["name"]),
             "language": {"type": llm.model.config.model_type, "d_language": llm.d_language},
         }
         for part, path in (init_from or {}).items():
@@ -249,13 +249,6 @@ class Stage(LightningModule):
         """Greedy answers to prompts, given each one's visual tokens; see :meth:`VideoLMM.generate`."""
         end = get_template(self.answer_template).answer_end
         return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end,))
-
-
-def describe_compressor(name: str, compressor: Compressor) -> dict[str, Any]:
-    """What a compressor's weights belong to: its resolved settings, but for those that only decide how it is computed."""
-    settings = dataclasses.asdict(compressor.config)
-    settings.pop("gradient_checkpointing", None)
-    return {"name": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}}
 
 
 def check_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def import_part(model: nn.Module, part: str, path: Path, description: Any) -> No
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """Settings that differ; only the names where those do, since nothing else is comparable then."""
     keys = ["name"] if theirs.get("name") != ours.get("name") else sorted({*theirs, *ours})
-    return [f"{k} {theirs.get(k)} there, {ours.get(k)} here" for k in keys if theirs.get(k) != ours.get(k)]
+    pairs = [(k, theirs.get(k, "not known"), ours.get(k, "not known")) for k in keys]
+    return [f"{k} {there} there, {here} here" for k, there, here in pairs if there != here]
 
 
 def file_digest(path: Path) -> str:

@@ -94,6 +94,8 @@ def _long(content: Mapping[str, Any]) -> list[str]:
 def family(label: str) -> str:
     """The family whose longest name begins the label."""
     named = [(len(start), name) for name, starts in FAMILIES.items() for start in starts if label.startswith(start)]
+    if not named:
+        raise ValueError(f"no family of FAMILIES begins like {label!r}; add one")
     return max(named)[1]
 
 

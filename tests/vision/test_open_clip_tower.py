@@ -1,12 +1,13 @@
 """The frozen encoders, against walks through the open_clip and timm modules that share no code with ours."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tstar.errors import ConfigError, DataError
 from tstar.vision import OpenClipTower, VisionConfig
@@ -174,9 +175,32 @@ def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch, t
         return SimpleNamespace(visual=FakeVisual())
 
     monkeypatch.setattr(open_clip, "create_model", create_model)
-    OpenClipTower(VisionConfig(model="ViT-L-14-336", pretrained=tag or str(weights)))
+    config = VisionConfig(model="ViT-L-14-336", pretrained=tag or str(weights))
+    with pytest.warns(UserWarning, match="ViT-L-14-336-quickgelu") if tag is None else contextlib.nullcontext():
+        OpenClipTower(config)
     assert asked["force_quick_gelu"] is quick
     assert asked["require_pretrained"] is True
+
+
+def test_the_quick_names_are_models_of_their_own():
+    assert "ViT-L-14-336-quickgelu" in open_clip.list_models()
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+def test_weights_come_from_a_file(miniature_parts, tmp_path, ending):
+    folder, weights = miniature_parts / "vision", tmp_path / f"weights.{ending}"
+    (tmp_path / "of-a-file.json").write_text(
+        json.dumps(json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
+    )
+    open_clip.add_model_config(tmp_path)
+    state = load_file(folder / "open_clip_model.safetensors")
+    torch.save(state, weights) if ending == "pt" else save_file(state, weights)
+    ours, whole = (
+        VisionConfig(model="of-a-file", pretrained=str(weights)).build(),
+        VisionConfig(model=str(folder)).build(),
+    )
+    pixels = torch.randn(2, 3, whole.image_size, whole.image_size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.encode(pixels), whole.encode(pixels), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

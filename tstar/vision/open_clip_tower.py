@@ -4,6 +4,7 @@ Published encoders: ``convnext_large_d_320`` (320 px, 10 x 10 patches of width 1
 """
 
 import difflib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,7 +25,10 @@ class VisionConfig:
     model: str
     """An open_clip model name, or a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``."""
     pretrained: str | None = None
-    """open_clip tag or checkpoint file; not for a folder, which brings its weights. "random" draws them from the seed."""
+    """open_clip tag or checkpoint file; not for a folder, which brings its weights. "random" draws them from the seed.
+
+    A file does not say which activation it was trained with: for OpenAI's weights add ``-quickgelu`` to the model's name.
+    """
     layer_norm: bool = False
     """Normalise a ConvNeXt trunk's map with its head's own LayerNorm."""
     slice_size: int = 32
@@ -138,6 +142,13 @@ def _load(config: VisionConfig) -> Any:
                 f"vision.pretrained must name weights for {config.model}: a file, 'random', or one of {tags}"
             )
         tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "") or {}
+        openai = open_clip.get_pretrained_cfg(config.model, "openai") or {}
+        if not tag and not random and openai.get("quick_gelu") and not config.model.endswith("-quickgelu"):
+            warnings.warn(
+                f"vision.pretrained is a file; if it holds OpenAI's weights, whose activation is QuickGELU, vision.model must be "
+                f"{config.model}-quickgelu",
+                stacklevel=2,
+            )
         return open_clip.create_model(
             config.model,
             pretrained=None if random else config.pretrained,

@@ -33,6 +33,10 @@ def meta(name, sizes=CONVNEXT, **options):
         ("bilinear", VIT, {"size": (4, 4)}, {128: 2048}),
         ("pool3d", CONVNEXT, {}, {0: 0, 1: 25, 2: 25, 3: 50, 128: 1600}),
         ("pool3d", CONVNEXT, {"mode": "st_mean"}, {0: 0, 1: 101, 128: 228}),
+        *(
+            ("c_abstractor", CONVNEXT, {"preset": "paper_30m", "kernel": kernel}, {128: tokens})
+            for kernel, tokens in (((2, 2), 3200), ((5, 1), 2560), ((10, 1), 1280), ((5, 5), 512), ((10, 10), 128))
+        ),
         ("c_abstractor", CONVNEXT, {"kernel": (2, 2)}, {1: 25, 128: 3200}),
         ("c_abstractor", CONVNEXT, {"kernel": (5, 1)}, {1: 20, 128: 2560}),
         ("c_abstractor", CONVNEXT, {"kernel": (10, 1)}, {1: 10, 128: 1280}),
@@ -40,6 +44,7 @@ def meta(name, sizes=CONVNEXT, **options):
         ("c_abstractor", CONVNEXT, {"kernel": (10, 10)}, {0: 0, 1: 1, 128: 128}),
         ("resampler2d", CONVNEXT, {}, {0: 0, 1: 10, 128: 1280}),
         ("resampler3d", CONVNEXT, {"num_queries": 96}, {0: 0, 1: 96, 128: 96}),
+        ("resampler3d", CONVNEXT, {}, {0: 0, 1: 256, 128: 256}),
         ("resampler3d", CONVNEXT, {"num_queries": 512}, {0: 0, 1: 512, 256: 512}),
         ("token_merging", CONVNEXT, {}, {0: 0, 1: 10, 3: 10, 4: 20, 128: 430, 256: 860}),
         ("kmeans", CONVNEXT, {"frames_per_group": 1}, {1: 10, 128: 1280}),

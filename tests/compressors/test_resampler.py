@@ -27,12 +27,20 @@ def reference_layer(layer, queries, keys):
     theirs.in_proj_weight = nn.Parameter(torch.cat([p.weight for p in (layer.q_proj, layer.k_proj, layer.v_proj)]))
     theirs.in_proj_bias = nn.Parameter(torch.cat([p.bias for p in (layer.q_proj, layer.k_proj, layer.v_proj)]))
     theirs.out_proj.weight, theirs.out_proj.bias = layer.out_proj.weight, layer.out_proj.bias
-    normed = layer.query_norm(queries)
-    seen = torch.cat([normed, layer.key_norm(keys)], 1)
+    weights = dict(layer.named_parameters())
+
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps=1e-5)
+
+    def linear(name, x):
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    normed = norm("query_norm", queries)
+    seen = torch.cat([normed, norm("key_norm", keys)], 1)
     start = normed if layer.residual == "normed" else queries
     queries = start + theirs(normed, seen, seen, need_weights=False)[0]
-    x = layer.mlp_norm(queries)
-    return queries + layer.w2(layer.inner_norm(F.silu(layer.w1(x)) * layer.w3(x)))
+    x = norm("mlp_norm", queries)
+    return queries + linear("w2", norm("inner_norm", F.silu(linear("w1", x)) * linear("w3", x)))
 
 
 @pytest.mark.parametrize("residual", ["normed", "raw"])
@@ -41,8 +49,12 @@ def test_a_layer_is_its_formula(residual):
     layer = ResamplerLayer(32, 4, 64, dropout=0.1, residual=residual).eval()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
-    queries, keys = torch.randn(2, 3, 32), torch.randn(2, 7, 32)
-    torch.testing.assert_close(layer(queries, keys), reference_layer(layer, queries, keys))
+    given = [torch.randn(2, 3, 32).requires_grad_(), torch.randn(2, 7, 32).requires_grad_()]
+    ours, theirs = layer(*given), reference_layer(layer, *given)
+    torch.testing.assert_close(ours, theirs)
+    direction = torch.randn(2, 3, 32)
+    gradients = [torch.autograd.grad((y * direction).sum(), given) for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("patch_positions", [True, False])

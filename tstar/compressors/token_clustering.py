@@ -16,6 +16,9 @@ from tstar.compressors.base import Compressor, CompressorConfig, clips_by_length
 from tstar.compressors.projector import PROJECTOR, mlp2x_gelu
 from tstar.nn.token_clustering import cluster_means, density_peaks, kmeans, merge_tokens
 
+PAIRS = 1 << 24
+"""Pairs of tokens looked at together, at most, but for those of one group: tables of them take 8 bytes for each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClusteringConfig(CompressorConfig):
@@ -108,10 +111,13 @@ class TokenClustering(Compressor):
         groups = features.split(lengths) if lengths else ()
         means = [features[:0, 0]] * len(groups)  # replaced below
         for members in clips_by_length(lengths).values():
-            tokens = torch.stack([groups[i].flatten(0, 1) for i in members])  # [B, g * N, C]
-            with torch.autocast(features.device.type, enabled=False):
-                found = cluster_means(tokens, self.config.cluster(tokens), self.config.tokens)  # [B, n, C]
-            for i, group in zip(members, found, strict=True):
-                means[i] = group
+            at_once = max(PAIRS // len(groups[members[0]].flatten(0, 1)) ** 2, 1)
+            for first in range(0, len(members), at_once):
+                some = members[first : first + at_once]
+                tokens = torch.stack([groups[i].flatten(0, 1) for i in some])  # [B, g * N, C]
+                with torch.autocast(features.device.type, enabled=False):
+                    found = cluster_means(tokens, self.config.cluster(tokens), self.config.tokens)  # [B, n, C]
+                for i, group in zip(some, found, strict=True):
+                    means[i] = group
         visual = self.projector(torch.cat([features[:0, 0], *means]))
         return list(visual.split([self.num_tokens(count) for count in frame_counts]))

@@ -11,19 +11,28 @@ LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
 BATCHES = {"short": [SHORT], "long": [LONG], "image": [IMAGE], "mixed": [SHORT, IMAGE, LONG, TEXT, IMAGE, SHORT]}
 
 
-MAMBA2 = [f"{name}, mamba2" for name in list_compressors() if "ssm" in compressor_options(name)]
+VARIANTS = {"mamba2": {"ssm": "mamba2"}, "per_frame": {"per_frame": True}}
+MEMBERS = [
+    *list_compressors(),
+    *(
+        f"{name}, {variant}"
+        for variant, options in VARIANTS.items()
+        for name in list_compressors()
+        if options.keys() <= compressor_options(name).keys()
+    ),
+]
 
 
-@pytest.fixture(params=[*list_compressors(), *MAMBA2])
+@pytest.fixture(params=MEMBERS)
 def name(request):
     return request.param
 
 
 def build(name, seed=0, **options):
     torch.manual_seed(seed)
-    name, _, ssm = name.partition(", ")
+    name, _, variant = name.partition(", ")
     sizes = {"d_vision": D_VISION, "d_language": D_LANGUAGE, "grid": GRID, "preset": "tiny"}
-    return build_compressor(name, **(sizes | ({"ssm": ssm} if ssm else {}) | options)).eval()
+    return build_compressor(name, **(sizes | VARIANTS.get(variant, {}) | options)).eval()
 
 
 def features(frame_counts, seed=0):
@@ -64,7 +73,7 @@ def test_the_same_call_gives_the_same_bits(name, mode):
 
 
 LOOKS_AHEAD = {"bi_gpt_neox", "bimamba", "bimba", "mambamia", "mambamia_taa", "resampler3d"}
-"""Compressors whose first visual token depends on the last frames of a long clip; the others see at most the frames of a group."""
+"""Compressors whose first visual token depends on the last frames of a long clip, but for runs per frame; others see a group at most."""
 
 
 @torch.no_grad()
@@ -74,7 +83,8 @@ def test_later_frames_are_seen_by_those_that_look_ahead_alone(name):
     changed[-2:] += 1.0
     (before,), (after,) = compressor(x, [LONG]), compressor(changed, [LONG])
     assert not torch.equal(before[-1], after[-1])
-    assert torch.equal(before[0], after[0]) is (name.partition(",")[0] not in LOOKS_AHEAD)
+    name, _, variant = name.partition(", ")
+    assert torch.equal(before[0], after[0]) is (name not in LOOKS_AHEAD or variant == "per_frame")
 
 
 WITHOUT_A_PAST = {("mambamia_taa", "image"): {"time_axis.mixer.A_log"}}

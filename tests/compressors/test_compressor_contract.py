@@ -73,7 +73,7 @@ def test_the_same_call_gives_the_same_bits(name, mode):
 
 
 LOOKS_AHEAD = {"bi_gpt_neox", "bimamba", "bimba", "mambamia", "mambamia_taa", "resampler3d"}
-"""Compressors whose first visual token depends on the last frames of a long clip, but for runs per frame; others see a group at most."""
+"""Compressors whose first visual token depends on the last frames of a long clip, but for runs per frame; others see one group."""
 
 
 @torch.no_grad()

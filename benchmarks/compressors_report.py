@@ -77,16 +77,21 @@ def _long(content: Mapping[str, Any]) -> list[str]:
         f"## Long videos in segments of {content['settings']['segment_frames']} frames",
         "",
         "Features are made as they are read. What a layer makes goes through a temporary file. Peaks are beyond weights, the",
-        "visual tokens themselves included.",
+        "visual tokens themselves included. Ratios to the fewest frames are of peak and weights; then without tokens.",
         "",
-        "| compressor | frames | positions | seconds | peak GiB | of it visual tokens |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| compressor | frames | positions | seconds | peak GiB | of it visual tokens | ratio | without tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
+        first = min((other for other in rows if other["label"] == row["label"]), key=lambda other: other["frames"])
+        whole, bare = (
+            [r["peak_bytes"] + r["weights_bytes"] - without * r["tokens_bytes"] for r in (row, first)]
+            for without in (0, 1)
+        )
         share = f"{row['tokens']:,} in {row['tokens_bytes'] / GIB:.3f}"
         lines.append(
             f"| {row['label']} | {row['frames']:,} | {row['positions']:,} | {row['seconds']:.1f} | "
-            f"{row['peak_bytes'] / GIB:.3f} | {share} |"
+            f"{row['peak_bytes'] / GIB:.3f} | {share} | {whole[0] / whole[1]:.2f} | {bare[0] / bare[1]:.2f} |"
         )
     return lines
 

@@ -84,14 +84,12 @@ def _long(content: Mapping[str, Any]) -> list[str]:
     ]
     for row in rows:
         first = min((other for other in rows if other["label"] == row["label"]), key=lambda other: other["frames"])
-        whole, bare = (
-            [r["peak_bytes"] + r["weights_bytes"] - without * r["tokens_bytes"] for r in (row, first)]
-            for without in (0, 1)
-        )
+        needed, needed_first = (r["peak_bytes"] + r["weights_bytes"] for r in (row, first))
+        without_tokens = (needed - row["tokens_bytes"]) / (needed_first - first["tokens_bytes"])
         share = f"{row['tokens']:,} in {row['tokens_bytes'] / GIB:.3f}"
         lines.append(
             f"| {row['label']} | {row['frames']:,} | {row['positions']:,} | {row['seconds']:.1f} | "
-            f"{row['peak_bytes'] / GIB:.3f} | {share} | {whole[0] / whole[1]:.2f} | {bare[0] / bare[1]:.2f} |"
+            f"{row['peak_bytes'] / GIB:.3f} | {share} | {needed / needed_first:.2f} | {without_tokens:.2f} |"
         )
     return lines
 

@@ -11,14 +11,20 @@ LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
 BATCHES = {"short": [SHORT], "long": [LONG], "image": [IMAGE], "mixed": [SHORT, IMAGE, LONG, TEXT, IMAGE, SHORT]}
 
 
-VARIANTS = {"mamba2": {"ssm": "mamba2"}, "per_frame": {"per_frame": True}}
+VARIANTS = {
+    "mamba1": {"ssm": "mamba1"},
+    "mamba2": {"ssm": "mamba2"},
+    "per_frame": {"per_frame": True},
+    "mamba2 per_frame": {"ssm": "mamba2", "per_frame": True},
+}
+"""Runs of those that have the options and another value of them."""
 MEMBERS = [
     *list_compressors(),
     *(
         f"{name}, {variant}"
         for variant, options in VARIANTS.items()
         for name in list_compressors()
-        if options.keys() <= compressor_options(name).keys()
+        if all(compressor_options(name, "tiny").get(option, value) != value for option, value in options.items())
     ),
 ]
 
@@ -84,7 +90,28 @@ def test_later_frames_are_seen_by_those_that_look_ahead_alone(name):
     (before,), (after,) = compressor(x, [LONG]), compressor(changed, [LONG])
     assert not torch.equal(before[-1], after[-1])
     name, _, variant = name.partition(", ")
-    assert torch.equal(before[0], after[0]) is (name not in LOOKS_AHEAD or variant == "per_frame")
+    assert torch.equal(before[0], after[0]) is (name not in LOOKS_AHEAD or "per_frame" in variant)
+
+
+@pytest.mark.parametrize("ssm", [None, "mamba1", "mamba2"])
+@pytest.mark.parametrize("name", [name for name in list_compressors() if "per_frame" in compressor_options(name)])
+def test_per_frame_equals_the_whole_clip_at_one_frame(name, ssm):
+    if ssm and "ssm" not in compressor_options(name):
+        return
+    version = {"ssm": ssm} if ssm else {}
+    whole, alone = build(name, per_frame=False, **version), build(name, per_frame=True, **version)
+    alone.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(whole(features([1]), [1]), alone(features([1]), [1]), rtol=0, atol=0)
+
+
+def test_a_reader_that_gives_other_frames_is_refused(name):
+    compressor, x = build(name), features([LONG])
+    with pytest.raises(
+        ValueError, match=r"features must be \[frames, N, d_vision\] = \[11, 24, 20\], got \[10, 24, 20\]"
+    ):
+        compressor.compress(lambda first, last: x[: last - 1], LONG)
+    with pytest.raises(ValueError, match=r"got \[11, 12, 20\]"):
+        compressor.compress(lambda first, last: x[first:last, ::2], LONG)
 
 
 WITHOUT_A_PAST = {("mambamia_taa", "image"): {"time_axis.mixer.A_log"}}
@@ -174,8 +201,10 @@ def test_planning_on_the_meta_device_needs_no_memory(name):
 
 def test_features_that_do_not_fit_are_refused(name):
     compressor = build(name)
-    with pytest.raises(ValueError, match=r"features must be \[sum\(frame_counts\), N, d_vision\] = \[4, 24, 20\]"):
+    with pytest.raises(ValueError, match=r"features must be \[frames, N, d_vision\] = \[4, 24, 20\]"):
         compressor(features([3]), [3, 1])
+    with pytest.raises(ValueError, match=r"frame_counts must be 0 or more, got \[4, -1\]"):
+        compressor(features([3]), [4, -1])
 
 
 def test_vectors_have_no_weight_decay(name):

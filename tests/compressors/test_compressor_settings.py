@@ -66,6 +66,8 @@ SIZES = {"d_vision": 16, "d_language": 16, "grid": (10, 10)}
         ("kmeans", {"segment_frames": 0}, "compressor.segment_frames must be a positive multiple of 3, got 0"),
         ("gpt_neox", {"num_heads": 10}, "compressor.num_heads must be a divisor of d_model = 768, got 10"),
         ("gpt_neox", {"rotary_fraction": 0.01}, "compressor.rotary_fraction must be such that an even number of a"),
+        ("gpt_neox", {"rotary_fraction": float("nan")}, "compressor.rotary_fraction must be a number, got nan"),
+        ("mambamia_taa", {"select_threshold": float("inf")}, "compressor.select_threshold must be a number, got inf"),
         ("gpt_neox", {"rotary_fraction": 1.5}, "compressor.rotary_fraction must be such that an even number of a"),
         ("bi_gpt_neox", {"rope_base": 1}, "compressor.rope_base must be a number above 1, got 1.0"),
         ("gpt_neox", {"causal": False}, "unknown option compressor.causal of compressor 'gpt_neox'"),

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from tstar.compressors import build_compressor
-from tstar.errors import ConfigError
+from tstar.compressors import build_compressor, compressor_config, compressor_options, list_compressors
+from tstar.errors import ConfigError, DataError
 from tstar.nn.time_axis import frames_over_threshold
 
-SEQUENCE = ("bi_gpt_neox", "bimamba", "bimba", "gpt_neox", "mamba", "mambamia")
-CAUSAL = ("gpt_neox", "mamba")
 GRID, D_VISION, D_LANGUAGE = (4, 6), 20, 28
+WITH_TIME_AXIS = ("mambamia_taa",)
+"""These mix frames once more after the layers, and choose frames in ways of their own."""
+SEQUENCE = [n for n in list_compressors() if "per_frame" in compressor_options(n) and n not in WITH_TIME_AXIS]
+CAUSAL = [n for n in SEQUENCE if compressor_config(n, d_vision=D_VISION, d_language=D_LANGUAGE, grid=GRID).causal]
 
 
 def build(name, **options):
@@ -28,10 +30,8 @@ def pair(name, first, second):
     return one, other
 
 
-@pytest.mark.parametrize("name", SEQUENCE)
-def test_per_frame_equals_the_whole_clip_at_one_frame(name):
-    whole, alone = pair(name, {"per_frame": False}, {"per_frame": True})
-    torch.testing.assert_close(whole(clip(1), [1]), alone(clip(1), [1]), rtol=0, atol=0)
+def test_the_causal_ones_are_known():
+    assert CAUSAL == ["gpt_neox", "mamba"]
 
 
 @pytest.mark.parametrize("name", SEQUENCE)
@@ -120,7 +120,7 @@ def test_frames_may_come_one_by_one_where_no_later_one_is_seen(name, options, st
     compressor = build(name, **options, temporal_stride=stride, keep=keep)
     x = clip(11)
     if name not in CAUSAL and "per_frame" not in options:
-        with pytest.raises(ConfigError, match="needs a causal compressor"):
+        with pytest.raises(ConfigError, match="it looks at later frames"):
             compressor.stream(x)
         return
     for sizes in ([1] * 11, [4, 0, 1, 6], [11]):
@@ -147,6 +147,34 @@ def test_pooled_queries_look_ahead_and_cannot_be_streamed():
 def test_segments_with_other_samplings(name, options):
     whole, split = pair(name, options, options | {"segment_frames": 3})
     torch.testing.assert_close(split(clip(11), [11])[0], whole(clip(11), [11])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_streamed_frames_must_fit():
+    with pytest.raises(ValueError, match=r"got \[2, 12, 20\]"):
+        build("mamba").stream(clip(2)[:, ::2])
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_a_reader_that_stops_early_leaves_no_token_unset(per_frame):
+    split = build("mambamia", segment_frames=3, per_frame=per_frame)
+    with pytest.raises(ValueError, match=r"= \[2, 24, 20\], got \[1, 24, 20\]"):
+        split.compress(lambda first, last: clip(10)[first:last], 11)
+
+
+def test_a_full_disk_names_the_folder(monkeypatch):
+    class Full:
+        def seek(self, *_):
+            return 0
+
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+    with pytest.raises(DataError, match=r"No space left on device.*TMPDIR"):
+        build("mambamia", segment_frames=3).compress(lambda first, last: clip(11)[first:last], 11)
 
 
 def test_two_passes_want_evaluation_mode():

@@ -127,7 +127,7 @@ def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=N
 def forget():
     """Let the package and its types be asked about anew."""
     attention_cuda.find_fault.cache_clear()
-    attention_cuda.type_fault.cache_clear()
+    attention_cuda.check_type.cache_clear()
 
 
 @pytest.fixture

@@ -86,7 +86,29 @@ def test_how_frames_are_chosen_is_no_part_of_the_weights(make_stage, tmp_path):
     export_weights(trained.lmm, path, trained.descriptions)
     for chosen in ({"select_threshold": 0.2, "select_above": 0}, {"select": "budget"}, {"segment_frames": 3}):
         spec = {"name": "mambamia_taa", "preset": "tiny", **chosen}
-        make_stage(Align, seed=1, compressor=spec, init_from={"compressor": str(path)})
+        stage = make_stage(Align, seed=1, compressor=spec, init_from={"compressor": str(path)})
+        ours, theirs = stage.lmm.compressor.state_dict(), trained.lmm.compressor.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_pooled_queries_belong_to_the_stride_they_are_means_over(make_stage, tmp_path, one_line):
+    spec = {"name": "mambamia_taa", "preset": "tiny", "queries": "pooled", "select": "budget"}
+    trained = make_stage(Align, compressor=spec)
+    path = tmp_path / "weights.safetensors"
+    export_weights(trained.lmm, path, trained.descriptions)
+    with pytest.raises(ConfigError) as caught:
+        make_stage(Align, compressor=spec | {"select": "threshold"}, init_from={"compressor": str(path)})
+    one_line(caught.value, "temporal_stride 3 there, 1 here")
+
+
+def test_head_dim_is_nothing_to_mamba1(make_stage, tmp_path):
+    spec = {"name": "bimamba", "preset": "tiny"}
+    trained = make_stage(Align, compressor=spec)
+    path = tmp_path / "weights.safetensors"
+    export_weights(trained.lmm, path, trained.descriptions)
+    stage = make_stage(Align, seed=1, compressor=spec | {"head_dim": 32}, init_from={"compressor": str(path)})
+    ours, theirs = stage.lmm.compressor.state_dict(), trained.lmm.compressor.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_setting_that_the_file_does_not_know_is_named(make_stage, tmp_path, one_line):

@@ -4,6 +4,7 @@ Letters: M frames of a clip, N = h * w patch tokens per frame, T visual tokens o
 """
 
 import dataclasses
+import math
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -125,12 +126,9 @@ class Compressor(nn.Module, ABC):
         Raises:
             ValueError: ``features`` does not fit ``frame_counts`` or the settings.
         """
-        expected = [sum(frame_counts), self.config.num_patches, self.config.d_vision]
-        if list(features.shape) != expected or min(frame_counts, default=0) < 0:
-            raise ValueError(
-                f"{type(self).__name__}: features must be [sum(frame_counts), N, d_vision] = {expected}, "
-                f"got {list(features.shape)} with frame_counts {frame_counts}"
-            )
+        if min(frame_counts, default=0) < 0:
+            raise ValueError(f"{type(self).__name__}: frame_counts must be 0 or more, got {frame_counts}")
+        self.check_features(features, sum(frame_counts))
         if self.config.segment_frames is None or torch.is_grad_enabled() or self.training:
             return self.compress_clips(features, frame_counts)
         clips = features.split(frame_counts) if frame_counts else ()
@@ -148,7 +146,30 @@ class Compressor(nn.Module, ABC):
 
         Returns:
             Visual tokens, [num_tokens(M), d_language].
+
+        Raises:
+            ValueError: ``read`` gives other than it was asked for, or the module is in training mode.
         """
+        if self.training:
+            raise ValueError("compress: call eval() first; dropout would differ between two passes over a clip")
+
+        def checked(first: int, last: int) -> Tensor:
+            features = read(first, last)
+            self.check_features(features, last - first)
+            return features
+
+        return self.compress_segments(checked, num_frames)
+
+    def check_features(self, features: Tensor, num_frames: int) -> None:
+        """Raise :class:`ValueError` unless ``features`` are patch tokens of so many frames."""
+        expected = [num_frames, self.config.num_patches, self.config.d_vision]
+        if list(features.shape) != expected:
+            raise ValueError(
+                f"{type(self).__name__}: features must be [frames, N, d_vision] = {expected}, got {list(features.shape)}"
+            )
+
+    def compress_segments(self, read: ReadFrames, num_frames: int) -> Tensor:
+        """:meth:`compress` with a ``read`` that gives what it is asked for."""
         spans = self.spans(num_frames)
         return torch.cat([self.compress_clips(read(first, last), [last - first])[0] for first, last in spans])
 
@@ -196,7 +217,7 @@ def _checked(option: str, value: Any, annotation: Any) -> Any:
         require(fits, option, value, f"{len(arguments)} whole numbers")
         return tuple(value)
     if annotation is float:
-        require(_is_int(value) or isinstance(value, float), option, value, "a number")
+        require(_is_int(value) or (isinstance(value, float) and math.isfinite(value)), option, value, "a number")
         return float(value)
     if annotation is int:
         require(_is_int(value), option, value, "a whole number")

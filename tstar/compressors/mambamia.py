@@ -82,7 +82,8 @@ class MambaMiaConfig(SequenceCompressorConfig):
             require(inner % self.head_dim == 0, "head_dim", self.head_dim, legal)
 
     def resolved(self) -> dict[str, Any]:
-        return super().resolved() | {"d_state": self.states}
+        heads = {} if self.ssm == "mamba2" else {"head_dim": None}  # mamba1 has none
+        return super().resolved() | {"d_state": self.states} | heads
 
     @property
     def causal(self) -> bool:
@@ -241,8 +242,9 @@ class TimeAxisMambaMiaConfig(MambaMiaConfig):
         return self.d_reduced
 
     def resolved(self) -> dict[str, Any]:
-        # the stride follows from select, which only decides which frames stay
-        return super().resolved() | {"d_reduced": self.reduced, "temporal_stride": None}
+        # the stride follows from select, which only decides which frames stay; but pooled queries are means over a stride
+        stride = self.stride if self.queries == "pooled" else None
+        return super().resolved() | {"d_reduced": self.reduced, "temporal_stride": stride, "head_dim": self.head_dim}
 
     @property
     def stride(self) -> int:

@@ -150,10 +150,9 @@ class Pooling3D(Pooling):
         blocks = (num_frames + frames - 1) // frames
         return blocks * (self.config.grid[0] // rows) * (self.config.grid[1] // columns)
 
-    @torch.no_grad()
-    def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
+    def compress_segments(self, read: ReadFrames, num_frames: int) -> Tensor:
         if self.config.mode == "grid3d" or not num_frames:
-            return super().compress(read, num_frames)
+            return super().compress_segments(read, num_frames)
         total, frames = None, []
         for first, last in self.spans(num_frames):
             clip = self.projector(read(first, last))  # [M, N, H]

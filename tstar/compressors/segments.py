@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tstar.errors import DataError
+
 State = Any
 """A layer's own: a named tuple of tensors."""
 ReadSegment = Callable[[int], Tensor]
@@ -53,7 +55,14 @@ class Spill:
     def put(self, key: object, tensor: Tensor) -> None:
         """Write a tensor; a key is used once."""
         place = self._file.seek(0, 2)
-        self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        try:
+            self._file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            self._file.flush()
+        except OSError as error:
+            raise DataError(
+                f"cannot write what a segment leaves to a temporary file in {tempfile.gettempdir()} ({error}); "
+                "make room there, or let TMPDIR name another folder"
+            ) from error
         self._places[key] = (place, tensor.shape, tensor.dtype, tensor.device)
 
     def get(self, key: object) -> Tensor:
@@ -61,7 +70,9 @@ class Spill:
         place, shape, dtype, device = self._places[key]
         flat = torch.empty(shape.numel(), dtype=dtype)
         self._file.seek(place)
-        self._file.readinto(flat.view(torch.uint8).numpy().data)  # type: ignore[attr-defined]
+        data = flat.view(torch.uint8).numpy().data
+        if self._file.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise DataError("a temporary file of segments ends early")
         return flat.view(shape).to(device)
 
 

@@ -123,12 +123,9 @@ class SequenceCompressor(Compressor):
         kept = [self.keep_frames(clip) for clip in self.frame_queries(features, frame_counts)]
         return list(self._leave(torch.cat(kept)).split([clip.shape[0] * clip.shape[1] for clip in kept]))
 
-    @torch.no_grad()
-    def compress(self, read: ReadFrames, num_frames: int) -> Tensor:
+    def compress_segments(self, read: ReadFrames, num_frames: int) -> Tensor:
         if self.config.segment_frames is None or not num_frames:
-            return super().compress(read, num_frames)
-        if self.training:
-            raise ValueError("compress: call eval() first; dropout would differ between the two passes over a clip")
+            return super().compress_segments(read, num_frames)
         spans = self.spans(num_frames)
         if self.config.per_frame:
             return self.collect(
@@ -177,14 +174,19 @@ class SequenceCompressor(Compressor):
 
         Raises:
             ConfigError: the compressor looks at later frames.
+            ValueError: ``features`` do not fit the settings.
         """
         config = self.config
         if not config.causal and not config.per_frame:
-            raise ConfigError("compressor.stream needs a causal compressor (mamba, gpt_neox) or per_frame: true")
+            raise ConfigError(
+                f"{type(self).__name__} with compressor.per_frame false cannot stream unless it is causal (mamba, gpt_neox): "
+                "it looks at later frames"
+            )
         if config.queries == "pooled" and config.stride > 1 and not config.per_frame:
             raise ConfigError(
                 "compressor.queries must be learned, or temporal_stride 1, to stream: pooled ones look ahead"
             )
+        self.check_features(features, len(features))
         state = state or StreamState(0, (None,) * len(self.layers), None)
         frames = self._enter(features, [len(features)])  # [m, N + Q, D]
         layers = list(state.layers)

@@ -110,8 +110,8 @@ class TokenClustering(Compressor):
         lengths = [min(step, count - start) for count in frame_counts for start in range(0, count, step)]
         groups = features.split(lengths) if lengths else ()
         means = [features[:0, 0]] * len(groups)  # replaced below
-        for members in clips_by_length(lengths).values():
-            at_once = max(PAIRS // len(groups[members[0]].flatten(0, 1)) ** 2, 1)
+        for length, members in clips_by_length(lengths).items():
+            at_once = max(PAIRS // (length * self.config.num_patches) ** 2, 1)
             for first in range(0, len(members), at_once):
                 some = members[first : first + at_once]
                 tokens = torch.stack([groups[i].flatten(0, 1) for i in some])  # [B, g * N, C]

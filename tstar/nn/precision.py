@@ -10,9 +10,9 @@ import torch
 def matmul_precision(name: str) -> Iterator[None]:
     """Let torch multiply float32 matrices with this precision, and afterwards as before.
 
-    With "medium" and no CUDA device, attention is computed as whole matrix products, whose memory grows with the square of the
-    length: torch's fused kernel hands every small block of a product to a library call of its own, which took the miniature's
-    attention up to seven times as long.
+    With "medium" and no CUDA device, attention is computed as whole matrix products: torch's fused kernel hands every small block
+    of a product to a library call of its own, which took the miniature's attention up to seven times as long. Memory then grows
+    with the square of the length, but not in :func:`tstar.ops.attention`, which takes the fused kernel for long sequences again.
 
     Args:
         name: as torch names them: "highest" is float32 throughout, "high" TensorFloat32 on CUDA, "medium" products in

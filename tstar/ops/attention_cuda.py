@@ -59,26 +59,25 @@ def xformers_missing() -> str | None:
 def find_fault() -> str | None:
     """The first reason against the package; asked once a process."""
     return first_reason(
-        cuda_missing, lambda: import_missing(MODULE, FUNCTION, INSTALL), lambda: type_fault(torch.float32)
+        cuda_missing, lambda: import_missing(MODULE, FUNCTION, INSTALL), lambda: check_type(torch.float32)
     )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
 def type_fault(dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot be used for inputs of a type, or None."""
+    return check_type(dtype)
+
+
+@functools.cache
+def check_type(dtype: torch.dtype) -> str | None:
     """What the kernels for inputs of a type do otherwise than the reference, or None; asked once a process for each."""
-    return check_attention_cuda(dtype)
-
-
-def check_attention_cuda(dtype: torch.dtype, device: str = "cuda") -> str | None:
-    """:func:`type_fault`, asked anew."""
     return check_kernel(
         "attention",
         functools.partial(_output, attention_cuda, dtype),
         functools.partial(_output, attention_reference, None),
         TRIALS,
         tolerance=TOLERANCES[dtype],
-        device=device,
         state_gradient=False,
     )
 

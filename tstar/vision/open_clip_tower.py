@@ -143,7 +143,8 @@ def _load(config: VisionConfig) -> Any:
             )
         tag = open_clip.get_pretrained_cfg(config.model, config.pretrained or "") or {}
         openai = open_clip.get_pretrained_cfg(config.model, "openai") or {}
-        if not tag and not random and openai.get("quick_gelu") and not config.model.endswith("-quickgelu"):
+        is_file = config.pretrained is not None and Path(config.pretrained).is_file()
+        if is_file and openai.get("quick_gelu") and not config.model.endswith("-quickgelu"):
             warnings.warn(
                 f"vision.pretrained is a file; if it holds OpenAI's weights, whose activation is QuickGELU, vision.model must be "
                 f"{config.model}-quickgelu",

@@ -17,10 +17,10 @@ from tstar.cli.main import main
 from tstar.cli.recipe import read_recipe
 from tstar.cli.run_folder import RunFolder
 from tstar.cli.stage_cli import build_stage
+from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation.prediction_store import MODE_LABELS, MODES
 from tstar.stages.metrics_log import read_metrics
-from tstar.stages.weights import file_digest
 
 ROOT = Path(__file__).parents[2]
 TSTAR = Path(sys.executable).with_name("tstar")

@@ -34,7 +34,7 @@ def test_help_does_not_pay_for_torch():
     ("argv", "message"),
     [
         (["fti"], "unknown command 'fti'; did you mean 'fit'"),
-        (["shard", "x.json"], "--out"),
+        (["shard", "x.json", "--part", "2"], "--part: must be like 2/4, got '2'"),
         (["shard", "x.json", "--out", "o", "--qality", "3"], "unknown argument --qality"),
         (["miniature", "--scale", "huge"], "--scale"),
         (["miniature-models", "--scale", "huge"], "--scale"),
@@ -59,6 +59,7 @@ def test_a_mistyped_command_line_is_one_line_and_status_2(argv, message, capsys)
         (["fit", "--config", "nowhere.yaml", "--data.limit"], "--data.limit has no value"),
         (["validate", "--ckpt", "nowhere.ckpt"], "no such checkpoint: nowhere.ckpt"),
         (["validate", "--ckpt", "."], "no finished stage in ."),
+        (["shard", "x.json"], "--out is missing"),
         (["shard", "nowhere.json", "--out", "o"], "no such annotation file: nowhere.json"),
         (["shard", "nowhere.json", "--out", "o", "--quality", "0"], "quality must be 1 to 100, got 0"),
         (["score", "vnbnch", "--annotations", "a", "--responses", "r"], "did you mean 'vnbench'"),
@@ -76,7 +77,7 @@ def test_a_users_mistake_is_one_line_and_status_2(argv, message, capsys, tmp_pat
 def test_a_bug_shows_its_traceback(monkeypatch):
     import tstar.cli.shard
 
-    monkeypatch.setattr(tstar.cli.shard, "read_annotations", lambda path: 1 / 0)
+    monkeypatch.setattr(tstar.cli.shard, "get_set", lambda name: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["shard", "x.json", "--out", "o"])
 

@@ -11,9 +11,11 @@ from tstar.data import batch as batch_module
 from tstar.data.annotations import Record
 from tstar.data.batch import Processor, Sample
 from tstar.data.conversations import get_template
-from tstar.data.datamodule import ClipDataModule, SampleSource
+from tstar.data.datamodule import ClipDataModule
+from tstar.data.sample_source import SampleSource
 from tstar.data.shard_index import ShardSet, index_paths, shares
-from tstar.data.sharding import write_shards
+from tstar.data.shard_plan import plan_shards
+from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import DataError
 
@@ -31,7 +33,9 @@ def shards(tmp_path):
         Record(str(n), *(("image", f"{name}.png") if name else ("text", "")), conversations=turns)
         for n, name in enumerate(MEDIA)
     ]
-    write_shards(records, tmp_path, tmp_path / "shards", ShardSettings(samples_per_shard=4), workers=1)
+    write_shards(
+        plan_shards(records, tmp_path, tmp_path / "shards", ShardSettings(samples_per_shard=4)), ShardWork(workers=1)
+    )
     return tmp_path / "shards"
 
 

@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 from tstar.data.annotations import Record
 from tstar.data.batch import Batch, Processor, Sample, Skipped, collate, frames_to_tensor
 from tstar.data.conversations import get_template
-from tstar.data.datamodule import REPLACEMENT_TRIES, ClipDataModule, SampleSource
+from tstar.data.datamodule import ClipDataModule
 from tstar.data.plan import epoch_order
+from tstar.data.sample_source import REPLACEMENT_TRIES, SampleSource
 from tstar.data.shard_index import RawSample, ShardSet, index_paths
-from tstar.data.sharding import write_shards
+from tstar.data.shard_plan import plan_shards
+from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError
 
@@ -45,7 +47,7 @@ def shards(tmp_path_factory):
     records = [
         Record(str(n), *(("text", "") if n % 3 else ("image", "p.png")), conversations=turns) for n in range(SAMPLES)
     ]
-    write_shards(records, root, root / "shards", ShardSettings(samples_per_shard=5), workers=1)
+    write_shards(plan_shards(records, root, root / "shards", ShardSettings(samples_per_shard=5)), ShardWork(workers=1))
     return root / "shards"
 
 
@@ -497,6 +499,6 @@ def test_the_processor_makes_frames_and_ids_of_a_stored_sample():
 
 def test_frames_keep_order_and_channels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    tensor = frames_to_tensor(list(pixels), 4)
+    tensor = frames_to_tensor(iter(pixels), 3, 4)
     np.testing.assert_array_equal(tensor.numpy(), pixels.transpose(0, 3, 1, 2))
     assert tensor.is_contiguous()

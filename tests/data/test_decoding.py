@@ -225,5 +225,44 @@ def test_a_hole_in_the_data_is_an_error(tmp_path):
 def test_missing_files_and_unknown_decoders(tmp_path):
     with pytest.raises(DataError, match=r"no such video: .*nowhere\.mp4"):
         read_video(tmp_path / "nowhere.mp4", FrameSampling())
-    with pytest.raises(ConfigError, match=r"unknown decoder 'opencv' \(known: auto, decord, pyav\)"):
+    with pytest.raises(ConfigError, match=r"unknown decoder 'opencv' \(known: auto, decord, pyav, torchcodec\)"):
         read_video(tmp_path / "nowhere.mp4", FrameSampling(), "opencv")
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_a_video_filmed_on_its_side_comes_upright(tmp_path, angle, decoder):
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    write(plain)
+    with av.open(str(plain)) as source, av.open(str(turned), "w") as out:
+        stream = source.streams.video[0]
+        copied = out.add_stream_from_template(stream)
+        copied.set_display_rotation(angle)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copied
+                out.mux(packet)
+    upright = read_video(plain, EVERYTHING, decoder).frames
+    frames = read_video(turned, EVERYTHING, decoder).frames
+    np.testing.assert_array_equal(frames, np.rot90(upright, angle // 90, axes=(1, 2)))  # counter-clockwise
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_rate_above_the_videos_own_gives_frames_twice(tmp_path, decoder):
+    clip = read_video(write(tmp_path / "a.mp4"), FrameSampling(fps=3 * RATE, max_frames=3 * COUNT), decoder)
+    numbers = [number_of(frame) for frame in clip.frames]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(COUNT))
+    assert len(numbers) == 3 * COUNT
+
+
+def test_torchcodec_gives_the_same_frames_or_says_what_is_missing(tmp_path):
+    path = write(tmp_path / "a.mp4")
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except Exception:
+        with pytest.raises(ConfigError, match=r"decoder torchcodec cannot be used .*; install torchcodec and FFmpeg"):
+            read_video(path, EVERYTHING, "torchcodec")
+    else:
+        clip = read_video(path, EVERYTHING, "torchcodec")
+        assert [number_of(frame) for frame in clip.frames] == list(range(COUNT))

@@ -19,7 +19,8 @@ from tstar.data.frame_sampling import FrameSampling
 from tstar.data.images import decode_image, encode_image, read_image
 from tstar.data.miniature.mp4 import write_mp4
 from tstar.data.shard_index import MODALITIES, ShardSet, index_paths
-from tstar.data.sharding import sample_keys, write_shards
+from tstar.data.shard_plan import plan_shards, sample_keys
+from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError
 
@@ -59,7 +60,7 @@ RECORDS = [
 @pytest.fixture(scope="module")
 def made(media, tmp_path_factory):
     out = tmp_path_factory.mktemp("shards") / "set"
-    write_shards(RECORDS, media, out, SETTINGS, workers=1)
+    write_shards(plan_shards(RECORDS, media, out, SETTINGS), ShardWork(workers=1))
     return out
 
 
@@ -136,7 +137,7 @@ def test_plain_webdataset_reads_the_same_samples(made):
 
 def test_webp_and_a_bounded_side(media, tmp_path):
     settings = dataclasses.replace(SETTINGS, codec="webp", short_side=16)
-    write_shards(RECORDS[:2], media, tmp_path / "w", settings, workers=1)
+    write_shards(plan_shards(RECORDS[:2], media, tmp_path / "w", settings), ShardWork(workers=1))
     for raw in everything(ShardSet([tmp_path / "w"])):
         assert all(frame[8:12] == b"WEBP" for frame in raw.frames)
         assert {min(decode_image(frame, "x").shape[:2]) for frame in raw.frames} == {16}
@@ -144,7 +145,11 @@ def test_webp_and_a_bounded_side(media, tmp_path):
 
 def test_other_workers_give_the_same_bytes(made, media, tmp_path):
     calls = []
-    summary = write_shards(RECORDS, media, tmp_path / "two", SETTINGS, workers=2, progress=lambda *c: calls.append(c))
+    summary = write_shards(
+        plan_shards(RECORDS, media, tmp_path / "two", SETTINGS),
+        ShardWork(workers=2),
+        progress=lambda *c: calls.append(c),
+    )
     assert digests(tmp_path / "two") == digests(made)
     assert calls[-1] == (len(RECORDS), len(RECORDS))
     assert calls == sorted(calls)
@@ -201,7 +206,7 @@ INTERRUPTED = {
 def test_the_same_call_mends_what_is_not_whole_and_keeps_the_rest(made, copy, media, case):
     INTERRUPTED[case](copy)
     kept = {n: (copy / f"shard-0000{n}.tar").stat().st_ino for n in (0, 2)}
-    summary = write_shards(RECORDS, media, copy, SETTINGS, workers=1)
+    summary = write_shards(plan_shards(RECORDS, media, copy, SETTINGS), ShardWork(workers=1))
     assert summary.kept == 2
     assert digests(copy) == digests(made)
     assert {n: (copy / f"shard-0000{n}.tar").stat().st_ino for n in (0, 2)} == kept
@@ -211,12 +216,14 @@ def test_a_failing_call_leaves_no_tar_under_its_final_name(media, tmp_path, monk
     def fail(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tstar.data.sharding.encode_image", fail)
+    monkeypatch.setattr("tstar.data.stored_media.encode_image", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_shards(RECORDS, media, tmp_path / "out", SETTINGS, workers=1)
+        write_shards(plan_shards(RECORDS, media, tmp_path / "out", SETTINGS), ShardWork(workers=1))
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["plan.sha256"]
     monkeypatch.undo()
-    assert write_shards(RECORDS, media, tmp_path / "out", SETTINGS, workers=1).samples == len(RECORDS)
+    assert write_shards(plan_shards(RECORDS, media, tmp_path / "out", SETTINGS), ShardWork(workers=1)).samples == len(
+        RECORDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_a_failing_call_leaves_no_tar_under_its_final_name(media, tmp_path, monk
 def test_shards_of_other_input_are_left_alone(copy, media, records, settings):
     before = digests(copy)
     with pytest.raises(DataError, match=r"copy holds shards made from other records or settings.*--out or delete"):
-        write_shards(records, media, copy, settings, workers=1)
+        write_shards(plan_shards(records, media, copy, settings), ShardWork(workers=1))
     assert digests(copy) == before
 
 
@@ -243,7 +250,7 @@ BAD = [
 
 def test_what_cannot_be_used_is_left_out_counted_and_listed(media, tmp_path):
     mixed = [RECORDS[0], *BAD, RECORDS[1]]
-    summary = write_shards(mixed, media, tmp_path / "out", SETTINGS, workers=1)
+    summary = write_shards(plan_shards(mixed, media, tmp_path / "out", SETTINGS), ShardWork(workers=1))
     assert (summary.records, summary.samples) == (6, 2)
     assert [skip["id"] for skip in summary.skipped] == [r.id for r in BAD]
     assert [skip["media"] for skip in summary.skipped] == [r.media for r in BAD]
@@ -253,7 +260,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_listed(media, tmp_path):
         assert reason in skip["reason"]
         assert skip["media"] in skip["reason"]
     assert [raw.meta["id"] for raw in everything(ShardSet([tmp_path / "out"]))] == ["p0", "film"]
-    again = write_shards(mixed, media, tmp_path / "out", SETTINGS, workers=1)
+    again = write_shards(plan_shards(mixed, media, tmp_path / "out", SETTINGS), ShardWork(workers=1))
     assert again.skipped == summary.skipped
     assert again.kept == 2
 
@@ -261,21 +268,21 @@ def test_what_cannot_be_used_is_left_out_counted_and_listed(media, tmp_path):
 def test_media_that_has_come_since_is_taken_in(media, tmp_path):
     records = [RECORDS[0], Record("late", "image", "late.png", turns("late"))]
     root = shutil.copytree(media, tmp_path / "media")
-    assert write_shards(records, root, tmp_path / "out", SETTINGS, workers=1).samples == 1
+    assert write_shards(plan_shards(records, root, tmp_path / "out", SETTINGS), ShardWork(workers=1)).samples == 1
     shutil.copy(root / "1.png", root / "late.png")
-    assert write_shards(records, root, tmp_path / "out", SETTINGS, workers=1).samples == 2
+    assert write_shards(plan_shards(records, root, tmp_path / "out", SETTINGS), ShardWork(workers=1)).samples == 2
 
 
 def test_a_shard_may_be_empty_but_not_all_of_them(media, tmp_path):
     settings = dataclasses.replace(SETTINGS, samples_per_shard=1)
-    write_shards([BAD[0], RECORDS[0]], media, tmp_path / "some", settings, workers=1)
+    write_shards(plan_shards([BAD[0], RECORDS[0]], media, tmp_path / "some", settings), ShardWork(workers=1))
     assert [raw.meta["id"] for raw in everything(ShardSet([tmp_path / "some"]))] == ["p0"]
     with pytest.raises(DataError, match=r"not one of 4 records could be used; the first: no such image"):
-        write_shards(BAD, media, tmp_path / "none", SETTINGS, workers=1)
+        write_shards(plan_shards(BAD, media, tmp_path / "none", SETTINGS), ShardWork(workers=1))
     with pytest.raises(DataError, match=r"no such media folder: .*elsewhere"):
-        write_shards(RECORDS, media / "elsewhere", tmp_path / "no", SETTINGS, workers=1)
+        write_shards(plan_shards(RECORDS, media / "elsewhere", tmp_path / "no", SETTINGS), ShardWork(workers=1))
     with pytest.raises(ConfigError, match="workers must be at least 1, got -1"):
-        write_shards(RECORDS, media, tmp_path / "no", SETTINGS, workers=-1)
+        write_shards(plan_shards(RECORDS, media, tmp_path / "no", SETTINGS), ShardWork(workers=-1))
 
 
 NAMES = ["a.b/c", "a_b_c", "a.b/c", "ü/犬.mp4", "..", "x" * 200, "a_b_c-2", "a/b.c", "A.json", "__meta__", "7"]
@@ -283,14 +290,14 @@ NAMES = ["a.b/c", "a_b_c", "a.b/c", "ü/犬.mp4", "..", "x" * 200, "a_b_c-2", "a
 
 def test_ids_of_any_kind_stay_apart(media, tmp_path):
     records = [picture(n, name) for n, name in enumerate(NAMES)]
-    write_shards(records, media, tmp_path / "out", SETTINGS, workers=1)
+    write_shards(plan_shards(records, media, tmp_path / "out", SETTINGS), ShardWork(workers=1))
     shards = ShardSet([tmp_path / "out"])
     raws = everything(shards)
     assert [raw.meta["id"] for raw in raws] == NAMES
     assert [tuple(raw.meta["conversations"]) for raw in raws] == [r.conversations for r in records]
     assert all(len(raw.frames) == 1 for raw in raws)
     keys = [shards.locate(n)[1] for n in range(len(shards))]
-    assert keys == sample_keys(records)
+    assert keys == sample_keys([r.id for r in records])
     assert len(set(keys)) == len(keys)
     assert not any(set(key) & set("./") for key in keys)
     paths = sorted(map(str, (tmp_path / "out").glob("*.tar")))
@@ -299,7 +306,7 @@ def test_ids_of_any_kind_stay_apart(media, tmp_path):
 
 
 def test_keys_are_quick_to_find_among_many_of_one_name():
-    keys = sample_keys([picture(0, "same")] * 20000)
+    keys = sample_keys(["same"] * 20000)
     assert (keys[0], keys[1], keys[-1], len(set(keys))) == ("same", "same-2", "same-20000", 20000)
 
 
@@ -386,7 +393,11 @@ MANIFESTS = {
         lambda p: change_manifest(p.parent, lambda m: m["shards"][0].update(file="../x.tar")),
         r"names a shard outside its folder: '\.\./x\.tar'",
     ),
-    "no shards": (lambda p: change_manifest(p.parent, lambda m: m.update(shards=[])), "no samples in .*copy"),
+    "no shards, none promised": (
+        lambda p: change_manifest(p.parent, lambda m: m.update(shards=[], samples=0)),
+        "no samples in .*copy",
+    ),
+    "no shards": (lambda p: change_manifest(p.parent, lambda m: m.update(shards=[])), "do not hold as many samples"),
 }
 
 
@@ -474,7 +485,7 @@ def test_folders_follow_each_other_and_may_share_keys(made, copy):
 def test_the_digest_depends_on_content_and_order_and_not_on_place(made, copy, media, tmp_path):
     assert ShardSet([made]).digest == ShardSet([copy]).digest
     other = tmp_path / "other"
-    write_shards(RECORDS[:5], media, other, SETTINGS, workers=1)
+    write_shards(plan_shards(RECORDS[:5], media, other, SETTINGS), ShardWork(workers=1))
     digests_ = {ShardSet(f).digest for f in ([made], [other], [made, other], [other, made])}
     assert len(digests_) == 4
 

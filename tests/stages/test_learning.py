@@ -7,7 +7,9 @@ import pytest
 
 from tstar.data.annotations import read_annotations
 from tstar.data.datamodule import ClipDataModule
-from tstar.data.sharding import ShardSettings, write_shards
+from tstar.data.shard_plan import plan_shards
+from tstar.data.sharding import ShardWork, write_shards
+from tstar.data.sharding_settings import ShardSettings
 from tstar.stages import Align, AlignProjector, ImageSFT, UnifiedSFT, VideoSFT
 
 
@@ -43,7 +45,7 @@ def test_eight_videos_are_learnt_by_heart(make_stage, train, tiny_world, tmp_pat
     records = sorted(records, key=lambda record: len(record.conversations[1]["value"]))[:8]  # the quickest to learn
     captions = {record.conversations[1]["value"] for record in records}
     settings = ShardSettings(fps=2, max_frames=3, short_side=0, samples_per_shard=8)
-    write_shards(records, tiny_world, tmp_path / "shards", settings, workers=1)
+    write_shards(plan_shards(records, tiny_world, tmp_path / "shards", settings), ShardWork(workers=1))
     stage = make_stage(VideoSFT, lr=4e-3, optimizer={"betas": (0.9, 0.98), "warmup_fraction": 0.3})
     data = ClipDataModule(stage.processor(), [str(tmp_path / "shards")], batch_size=8)
     assert len({record.media for record in records}) == len(captions) == len(data.train_source) == 8

@@ -10,10 +10,12 @@ from lightning.pytorch import Callback
 from tstar.data import batch as batch_module
 from tstar.data.batch import collate
 from tstar.data.datamodule import ClipDataModule
+from tstar.data.feature_shards import encode_shards
 from tstar.data.shard_index import index_paths
+from tstar.errors import ConfigError
 from tstar.stages import Align, VideoSFT
 from tstar.stages.callbacks import GracefulStop, SkippedSamples
-from tstar.vision.feature_cache import FeatureCache
+from tstar.vision.feature_cache import FeatureCache, stored_features
 
 TOLERANCE = 5e-6
 """Of losses over ten steps, relative; the largest difference measured was 3.6e-6. Clips in another's place make 2e-5 or more."""
@@ -47,7 +49,7 @@ def module(stage, world, folder=None, *, dtype="float16", shards="video_sft", wo
     val = str(world / "shards" / "video_val")
     data = ClipDataModule(stage.processor(), [shards], [val], batch_size=4, num_workers=workers)
     if folder:
-        data.cache = FeatureCache(folder, stage.lmm.encoder, "square 96", dtype, tell=lambda line: None)
+        data.cache = FeatureCache(folder, stage.lmm.encoder, "square", dtype, tell=lambda line: None)
     return data
 
 
@@ -102,6 +104,40 @@ def test_workers_read_them_too(plain, make_stage, train, tiny_world, tmp_path):
     trainer = train(stage, data=module(stage, tiny_world, tmp_path, workers=1))
     assert trainer.losses.samples == plain[0].losses.samples
     assert trainer.losses.values == pytest.approx(plain[0].losses.values, rel=TOLERANCE)
+
+
+def feature_set(stage, world, out, key):
+    """The training videos as a set of features."""
+
+    def encode(raw):
+        frames = batch_module.encoder_input(raw, stage.lmm.encoder.image_size)
+        return stored_features(stage.lmm.encoder, frames, np.dtype(np.float16))
+
+    encode_shards(world / "shards" / "video_sft", out, encode, {"encoder": key})
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_of_features_train_as_kept_ones_do(workers, plain, make_stage, train, tiny_world, tmp_path):
+    stage = make_stage(VideoSFT)
+    shards = feature_set(stage, tiny_world, tmp_path, stage.features_key("float16"))
+    data = ClipDataModule(stage.processor(), [str(shards)], batch_size=4, num_workers=workers)
+    watch = Watch()
+    trainer = train(stage, data=data, callbacks=[watch])
+    assert watch.fed == {torch.float16}
+    assert trainer.losses.samples == plain[0].losses.samples
+    assert trainer.losses.values == pytest.approx(plain[0].losses.values, rel=TOLERANCE)
+
+
+def test_features_of_another_encoder_are_refused(make_stage, train, tiny_world, tmp_path):
+    stage = make_stage(VideoSFT)
+    shards = feature_set(stage, tiny_world, tmp_path / "set", "another")
+    data = ClipDataModule(stage.processor(), [str(shards)], batch_size=4)
+    with pytest.raises(ConfigError, match="features of another encoder"):
+        train(stage, data=data)
+    data.cache = FeatureCache(tmp_path / "kept", stage.lmm.encoder, "square")
+    with pytest.raises(ConfigError, match="set it to null"):
+        data.setup("fit")
 
 
 class StopAt(GracefulStop):

@@ -8,9 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
 from tstar.stages import Align, ImageSFT, VideoSFT
-from tstar.stages.weights import export_weights, file_digest, import_part
+from tstar.stages.weights import export_weights, import_part
 
 
 @pytest.fixture(scope="module")

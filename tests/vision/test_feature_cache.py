@@ -55,9 +55,9 @@ class Source:
             yield self.samples[number]
 
 
-def make(folder, encoder, dtype="float16", pictures="square 96"):
+def make(folder, encoder, dtype="float16", resized="square"):
     told = []
-    return FeatureCache(folder, encoder, pictures, dtype, tell=told.append), told
+    return FeatureCache(folder, encoder, resized, dtype, tell=told.append), told
 
 
 def expected(encoder, number):
@@ -232,7 +232,7 @@ def test_other_pictures_precisions_and_shards_never_find_them(encoder, tmp_path)
     cache.fill(SHARDS, Source())
     with matmul_precision("medium"):
         coarse, _ = make(tmp_path, encoder)
-    cropped, exact = make(tmp_path, encoder, pictures="crop 96")[0], make(tmp_path, encoder, dtype="float32")[0]
+    cropped, exact = make(tmp_path, encoder, resized="crop")[0], make(tmp_path, encoder, dtype="float32")[0]
     for other in (cropped, exact, coarse):
         with pytest.raises(DataError, match="is missing"):
             other.open(SHARDS)

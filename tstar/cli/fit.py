@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
 
 def check_files(recipe: Recipe) -> None:
     """Find out now, not after an hour, that a later stage's shards or a suite are missing."""
+    from tstar.data.datamodule import CACHE_DIR, shard_cache
     from tstar.data.shard_index import ShardSet
 
     for name, config in recipe.stages.items():
@@ -63,7 +64,8 @@ def check_files(recipe: Recipe) -> None:
             raise ConfigError(f"stage {name} has no data.shards; name the folders that `tstar shard` wrote")
         for key in ("shards", "val_shards"):
             if data.get(key):
-                ShardSet(data[key], skip_damaged=data.get("damaged_shards") == "skip")
+                cache = shard_cache(data.get("cache_dir", CACHE_DIR), data.get("cache_gb"))
+                ShardSet(data[key], skip_damaged=data.get("damaged_shards") == "skip", cache=cache)
         if data.get("features") and Path(data["features"]).is_file():
             raise ConfigError(f"data.features must be a folder, got the file {data['features']}; choose another place")
         check_origins(recipe, name)
@@ -169,9 +171,7 @@ def feature_cache(stage: Any, folder: Path, dtype: str) -> Any:
     """Where the features of a stage's encoder are kept; filled before the first step."""
     from tstar.vision.feature_cache import FeatureCache
 
-    processor = stage.processor()
-    pictures = f"{processor.resize_mode} {processor.image_size}"
-    return FeatureCache(folder, stage.lmm.encoder, pictures, dtype, tell=say, bar=bar)
+    return FeatureCache(folder, stage.lmm.encoder, stage.resized, dtype, tell=say, bar=bar)
 
 
 def complete(folder: RunFolder, name: str, cli: Any, seconds: float) -> None:

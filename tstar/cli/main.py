@@ -164,30 +164,79 @@ def _add_validate(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
+    from tstar.data.public_sets import SETS
     from tstar.data.sharding_settings import ShardSettings
 
     shard = commands.add_parser(
         "shard",
-        help="turn annotation files and media into tar shards",
+        help="turn annotation files and media into tar shards; check and look at them",
         description="Decode every video once and write its sampled frames with the conversations into WebDataset tars. A killed "
-        "call goes on where it stopped when it is given again.",
+        "call goes on where it stopped when it is given again. --verify and --inspect check and describe finished ones in --out.",
+        epilog="sets:\n" + "\n".join(f"  {s.name:<17} {s.text}; from {s.source}" for s in SETS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shard.add_argument("source", nargs="+", help="annotation files in the LLaVA form, .json or .jsonl")
-    shard.add_argument("--out", required=True, metavar="DIR", help="folder of the shards")
+    shard.add_argument("source", nargs="*", help="annotation files (.json or .jsonl), or the folder of a set of many")
+    shard.add_argument("--out", metavar="DIR", help="folder of the shards")
+    shard.add_argument(
+        "--config", metavar="FILE", help="YAML with these settings, as configs/data/*.yaml; options win over it"
+    )
+    shard.add_argument("--set", metavar="NAME", help="which set the files are, see below (default: plain)")
     shard.add_argument(
         "--media-root", metavar="DIR", help="folder the media paths start from; default the first source's"
     )
     shard.add_argument("--workers", type=int, metavar="N", help="processes; default one a core")
-    shard.add_argument("--json", action="store_true", help="print the summary as JSON")
+    shard.add_argument(
+        "--part",
+        type=_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="make the I-th of N shares of the shards, on one of N machines",
+    )
+    shard.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="seconds to read one file, then it is left out; 0: no limit (default: 300)",
+    )
+    shard.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        metavar="X",
+        help="malformed records that are left out; more is an error (default: 0.01)",
+    )
+    shard.add_argument(
+        "--quarantine", metavar="FILE", help="list of unusable media, as an earlier call left it in its --out"
+    )
+    shard.add_argument("--dry-run", action="store_true", help="read the annotations, say what to expect, and stop")
+    shard.add_argument(
+        "--encode",
+        metavar="RECIPE",
+        help="SOURCE is a finished set; write one with the features of this recipe's encoder in place of frames",
+    )
+    shard.add_argument(
+        "--verify", action="store_true", help="check every byte of the shards in --out; status 1 if one is wrong"
+    )
+    shard.add_argument("--decode", action="store_true", help="with --verify: decode every picture too")
+    shard.add_argument("--inspect", action="store_true", help="say what is in the shards in --out, and draw some of it")
+    shard.add_argument(
+        "--sheet", metavar="FILE", help="with --inspect: the drawing (default: contact_sheet.png in --out)"
+    )
+    shard.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     for setting in dataclasses.fields(ShardSettings):
-        kind = type(setting.default)
         text = ShardSettings.HELP[setting.name]
         shard.add_argument(
             f"--{setting.name.replace('_', '-')}",
-            type=kind,
-            default=setting.default,
-            help=f"{text} (default: %(default)s)",
+            type=type(setting.default),
+            help=f"{text} (default: {setting.default})",
         )
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/4" as (2, 4)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be like 2/4, got {text!r}")
+    return int(number), int(count)
 
 
 def _add_miniature(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -39,14 +39,15 @@ def make_shards(out: Path, arguments: argparse.Namespace) -> None:
     """The training sets as shards: pictures and up to 42 frames of each video, 4 a second."""
     from tstar.cli.shard import describe
     from tstar.data.annotations import read_annotations
-    from tstar.data.sharding import ShardSettings, write_shards
+    from tstar.data.shard_plan import plan_shards
+    from tstar.data.sharding import ShardWork, write_shards
+    from tstar.data.sharding_settings import ShardSettings
 
     settings = ShardSettings(fps=4, max_frames=42, short_side=0, samples_per_shard=256)
     for name in SHARDED:
         records = read_annotations(out / "annotations" / f"{name}.json")
         with bar(f"shards of {name}", "samples", quiet=arguments.json) as update:
-            summary = write_shards(
-                records, out, out / "shards" / name, settings, workers=arguments.workers, progress=update
-            )
+            plan = plan_shards(records, out, out / "shards" / name, settings)
+            summary = write_shards(plan, ShardWork(workers=arguments.workers), progress=update)
         if not arguments.json:
             print(describe(summary), flush=True)

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from tstar.cli.recipe import Recipe
+from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
 from tstar.stages.checkpoint_io import newest_verified, write_atomically
-from tstar.stages.weights import file_digest
 
 PACKAGES = (
     "tstar",

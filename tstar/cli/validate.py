@@ -196,9 +196,9 @@ def _evaluate(
     from torch.utils.data import DataLoader
 
     from tstar.cli.stage_cli import build_stage
+    from tstar.data.files import file_digest
     from tstar.evaluation.callbacks import BenchmarkEvaluation
     from tstar.stages.metrics_log import MetricsLog
-    from tstar.stages.weights import file_digest
 
     progress = None if quiet else QuestionProgress()
     model = file_digest(path)[:16]

@@ -3,12 +3,11 @@
 A file is a JSON list or JSON Lines of ``{"id", "image" | "video", "conversations": [{"from": "human"|"gpt", "value"}, ...]}``.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from tstar.data.annotation_rows import find_rows, parse_row
 from tstar.errors import DataError
 
 Modality = Literal["image", "video", "text"]
@@ -27,48 +26,34 @@ class Record:
 
 
 def read_annotations(path: str | Path) -> list[Record]:
-    """Every record of a file, checked.
+    """Every record of a file, checked; for what may hold bad ones see :func:`tstar.data.records.read_records`.
 
     Raises:
         DataError: file missing, not JSON, or a record malformed; the message names file, row (from 0) and reason. Rows of
             JSON Lines are lines, so that an editor finds them; empty ones count and hold nothing.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no such annotation file: {path}")
-    records = [_record(row, f"{path} row {number}") for number, row in _rows(path)]
+    rows = find_rows(Path(path))
+    records = []
+    for place, number in enumerate(rows.numbers):
+        where = f"{path} row {number}"
+        records.append(parse_record(parse_row(rows[place], where), where))
     if not records:
         raise DataError(f"annotation file {path} holds no records")
     return records
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first
-        if path.suffix != ".jsonl":
-            rows = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); repair it or make it anew") from error
-    if path.suffix == ".jsonl":
-        yield from _lines(text, path)
-    elif isinstance(rows, list):
-        yield from enumerate(rows)
-    else:
-        raise DataError(f"{path} must hold a JSON list of records, found {type(rows).__name__}")
+def parse_record(row: Any, where: str, *, mend: bool = False) -> Record:
+    """One row of an annotation file as a record.
 
+    Args:
+        row: as JSON gives it.
+        where: what an error calls it.
+        mend: leave out an answer before the first question and a question after the last answer, as LLaVA's training does
+            with conversations that were cut into pieces.
 
-def _lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n")):  # splitlines() would also cut at U+2028, which JSON may hold
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{path} row {number} is not valid JSON ({error}); repair it or make it anew"
-                ) from error
-
-
-def _record(row: Any, where: str) -> Record:
+    Raises:
+        DataError: the row is not a record.
+    """
     if not isinstance(row, dict):
         raise DataError(f"{where}: a record must be an object, found {type(row).__name__}")
     name = row.get("id")
@@ -81,14 +66,19 @@ def _record(row: Any, where: str) -> Record:
     media = row[modality] if kinds else ""
     if kinds:
         _check_path(media, f"{where}: '{modality}'")
-    record = Record(str(name), modality, media, check_turns(row.get("conversations"), where))
-    try:
-        _texts(record).encode()
-    except UnicodeEncodeError as error:
+    turns = row.get("conversations")
+    if turns is None and "blip_caption" in row:
         raise DataError(
-            f"{where}: half a character (\\u{ord(error.object[error.start]):x}); repair the text"
-        ) from error
-    return record
+            f"{where}: 'blip_caption' in place of 'conversations': this is the *_meta.json of LLaVA-Pretrain, not its training file"
+        )
+    return Record(str(name), modality, media, check_turns(_mended(turns) if mend else turns, where))
+
+
+def _mended(turns: Any) -> Any:
+    if not isinstance(turns, list):
+        return turns
+    first = 1 if turns and isinstance(turns[0], dict) and turns[0].get("from") == "gpt" else 0
+    return turns[first : len(turns) - (len(turns) - first) % 2]
 
 
 def _check_path(media: Any, what: str) -> None:
@@ -96,10 +86,6 @@ def _check_path(media: Any, what: str) -> None:
         raise DataError(f"{what} must be a path, found {_shown(media)}")
     if PurePosixPath(media).is_absolute() or ".." in PurePosixPath(media).parts:
         raise DataError(f"{what} must lie inside the media folder, found {_shown(media)}")
-
-
-def _texts(record: Record) -> str:
-    return "".join((record.id, record.media, *(turn["value"] for turn in record.conversations)))
 
 
 def _shown(value: Any) -> str:

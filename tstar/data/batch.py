@@ -1,8 +1,10 @@
 """What a stage is fed: frames end to end with their counts, token ids and labels sample by sample."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -83,16 +85,22 @@ class Processor:
 
     def frames(self, raw: RawSample) -> Tensor:
         """The pictures of a sample as the encoder wants them: uint8, [M, 3, S, S]."""
-        name = raw.meta["id"]
-        pixels = [to_square(decode_image(f, f"frame of {name}"), self.image_size, self.resize_mode) for f in raw.frames]
-        return frames_to_tensor(pixels, self.image_size)
+        return encoder_input(raw, self.image_size, self.resize_mode)
 
 
-def frames_to_tensor(pixels: list, image_size: int) -> Tensor:
-    """A list of uint8 [S, S, 3] arrays to one tensor [M, 3, S, S]; an empty list gives [0, 3, S, S]."""
-    if not pixels:
-        return torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
-    return torch.stack([torch.from_numpy(p.copy()) for p in pixels]).permute(0, 3, 1, 2).contiguous()
+def encoder_input(raw: RawSample, image_size: int, resize_mode: str = "square") -> Tensor:
+    """Decode the pictures of a sample and make them the encoder's squares: uint8, [M, 3, S, S]."""
+    decoded = (decode_image(data, f"frame of {raw.meta['id']}") for data in raw.frames)
+    squares = (to_square(pixels, image_size, resize_mode) for pixels in decoded)
+    return frames_to_tensor(squares, len(raw.frames), image_size)
+
+
+def frames_to_tensor(pixels: Iterable[np.ndarray], count: int, image_size: int) -> Tensor:
+    """``count`` arrays uint8 [S, S, 3], used one after the other, as one tensor [count, 3, S, S]."""
+    frames = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
+    for place, picture in enumerate(pixels):
+        frames[place] = picture.transpose(2, 0, 1)
+    return torch.from_numpy(frames)
 
 
 def collate(samples: list[tuple[Sample, list[Skipped]]]) -> Batch:

@@ -1,261 +1,24 @@
-"""Shards to batches, exactly resumable: what was trained is a position in a planned order, not the state of a stream."""
+"""The DataModule: shard folders to the training and validation batches of a process."""
 
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from tstar.data.batch import Batch, Processor, Sample, Skipped, collate, skipped_from
-from tstar.data.plan import Layout, epoch_order, rank_batches
-from tstar.data.shard_index import ShardPart, ShardSet
-from tstar.errors import ConfigError, DataError
+from tstar.data.loaders import LoaderSettings, PlannedLoader, ResumableLoader
+from tstar.data.plan import Layout, Mixture
+from tstar.data.remote_shards import ShardCache
+from tstar.data.sample_source import FeatureCache, Process, SampleSource
+from tstar.data.shard_index import ShardSet
+from tstar.errors import ConfigError
 
-REPLACEMENT_TRIES = 100
-DAMAGE = (DataError, OSError, ValueError, LookupError, TypeError, ArithmeticError)
-"""What damaged bytes raise."""
-
-Process = Callable[..., Sample]
-"""What makes a stored sample ready for a model, as :class:`tstar.data.batch.Processor`."""
+CACHE_DIR = "data_shards/.cache"
 
 
-class FeatureCache(Protocol):
-    """Keeps a frozen encoder's features, as ``tstar.vision.feature_cache.FeatureCache``."""
-
-    def fill(
-        self,
-        shards: list[ShardPart],
-        clips: Callable[[range], Iterator[Tensor | int | str]],
-        device: torch.device | None = None,
-    ) -> None:
-        """Encode what is not there."""
-
-    def open(self, shards: list[ShardPart]) -> Callable[[int], Tensor]:
-        """[M, N, d_vision] by number of the sample."""
-
-
-class SampleSource(Dataset):
-    """Samples by number. A damaged one is replaced by the next that can be read, and what was passed over is reported."""
-
-    def __init__(self, shards: ShardSet, processor: Process) -> None:
-        self.shards, self.processor = shards, processor
-        self.features: Callable[[int], Tensor] | None = None
-        """Encoded frames by a sample's number in its shards, in place of the stored ones."""
-
-    def __len__(self) -> int:
-        return len(self.shards.numbers)
-
-    def __getitem__(self, number: int) -> tuple[Sample, list[Skipped]]:
-        skips: list[Skipped] = []
-        last: Exception | None = None
-        for step in range(min(REPLACEMENT_TRIES, len(self))):
-            candidate = int(self.shards.numbers[(number + step) % len(self)])
-            try:
-                return self._sample(candidate), skips
-            except DAMAGE as error:
-                skips.append(skipped_from(*self.shards.locate(candidate), error))
-                last = error
-        raise DataError(
-            f"{len(skips)} samples in a row cannot be used, beginning with {skips[0].key} in {skips[0].shard} "
-            f"({skips[0].reason}); run the same `tstar shard` again"
-        ) from last
-
-    def column(self, name: str) -> np.ndarray:
-        """One column of the sample index, by number of the sample."""
-        return self.shards.column(name)[self.shards.numbers]
-
-    def _sample(self, number: int) -> Sample:
-        if self.features is None:
-            return self.processor(self.shards.read(number))
-        features = self.features(number)
-        return self.processor(self.shards.read(number, with_frames=False), features)
-
-    def clips(self, numbers: range) -> Iterator[Tensor | int | str]:
-        """What there is to encode of each sample.
-
-        Yields:
-            Its frames, uint8 [M, 3, S, S]; or the number of an earlier one of ``numbers`` with the same stored frames, byte
-            for byte; or, of a damaged one, the reason.
-        """
-        assert isinstance(self.processor, Processor)
-        seen: dict[bytes, int] = {}
-        for number in numbers:
-            clip: Tensor | int | str
-            try:
-                raw = self.shards.read(number)
-                stored = hashlib.blake2b(b"".join(len(f).to_bytes(8, "little") + f for f in raw.frames)).digest()
-                clip = seen[stored] if stored in seen else self.processor.frames(raw)
-                seen.setdefault(stored, number)
-            except DAMAGE as error:
-                clip = skipped_from(*self.shards.locate(number), error).reason
-            yield clip
-
-
-@dataclass
-class LoaderSettings:
-    """What every loader of a run shares."""
-
-    num_workers: int
-    pin_memory: bool
-
-
-class PlannedLoader:
-    """Given lists of sample numbers as batches, in their order.
-
-    Not a ``DataLoader``: Lightning would put a distributed sampler into one, and a process has its own lists here already.
-    """
-
-    def __init__(self, source: SampleSource, batches: list[list[int]], settings: LoaderSettings) -> None:
-        self.source, self.batches, self.settings = source, batches, settings
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(
-            DataLoader(
-                self.source,
-                batch_sampler=self.batches,
-                num_workers=self.settings.num_workers,
-                pin_memory=self.settings.pin_memory,
-                collate_fn=collate,
-            )
-        )
-
-
-class ResumableLoader:
-    """The training batches of one process; knows its length and starts where training stands.
-
-    That place is a pure function of the optimizer steps done. Batches handed out are never counted: a loader fetches ahead.
-    Nor is Lightning's epoch asked: on a resume from the end of an epoch it still names the old one when batches are asked for.
-    """
-
-    def __init__(
-        self,
-        source: SampleSource,
-        layout: Layout,
-        rank: int,
-        seed: int,
-        settings: LoaderSettings,
-        groups: np.ndarray | None,
-        lengths: np.ndarray | None,
-        frames: np.ndarray | None,
-        trainer: Any,
-    ) -> None:
-        self.source, self.layout, self.rank, self.seed = source, layout, rank, seed
-        self.settings, self.groups, self.lengths, self.frames, self.trainer = settings, groups, lengths, frames, trainer
-        self._order(0)  # refuses a global batch larger than the data
-
-    def _order(self, epoch: int) -> np.ndarray:
-        total = self.layout.global_batch
-        return epoch_order(len(self.source), total, self.seed, epoch, self.groups, self.lengths, self.frames)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch, ``trainer.limit_train_batches`` considered."""
-        limit = self.trainer.limit_train_batches
-        batches = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
-        return max(1, -(-batches // self.layout.accumulate))
-
-    def __len__(self) -> int:
-        return len(self.source) // self.layout.global_batch * self.layout.accumulate
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The rest of the epoch; where it begins is looked up when the first batch is asked for, not before."""
-        self._check_unloaded()
-        epoch, step = divmod(self.trainer.global_step, self.steps_per_epoch)
-        batches = rank_batches(self._order(epoch), self.layout, self.rank, step * self.layout.global_batch)
-        yield from PlannedLoader(self.source, list(batches), self.settings)
-
-    def _check_unloaded(self) -> None:
-        """Take up a state that Lightning kept to itself.
-
-        Loaders that are set up before a checkpoint is restored are never given theirs; ``estimated_stepping_batches`` in
-        ``configure_optimizers`` does that.
-        """
-        loop = getattr(self.trainer, "fit_loop", None)
-        states = getattr(loop, "_combined_loader_states_to_load", None)
-        if not loop or not states:
-            return
-        loop._combined_loader_states_to_load = []
-        if self.load_state_dict(states[0]):
-            raise ConfigError(
-                "cannot go on: the checkpoint is from inside an accumulation window or another accumulation, and the stage "
-                "had the loaders set up before it was restored; do not use estimated_stepping_batches in configure_optimizers"
-            )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands, free of ranks and workers, at the last optimizer step."""
-        epoch, step = divmod(self.trainer.global_step, self.steps_per_epoch)
-        return {
-            "epoch": epoch,
-            "position": step * self.layout.global_batch,
-            "seed": self.seed,
-            "samples": len(self.source),
-            "index": self.source.shards.digest,
-            "grouped_by": " and ".join(
-                n for n, of in (("modality", self.groups), ("length and frames", self.lengths)) if of is not None
-            ),
-            "global_batch": self.layout.global_batch,
-            "steps_per_epoch": self.steps_per_epoch,
-            "accumulate": self.layout.accumulate,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Go on from ``state``; :class:`ConfigError` where the order would not be the same.
-
-        Returns:
-            Whether Lightning's count of batches had to be corrected, which helps only before an epoch begins.
-        """
-        mine = self.state_dict()
-        names = {
-            "index": "the shards (data.shards) are others than",
-            "samples": "the number of samples (data.limit) is not that of",
-            "seed": "data.seed is not that of",
-            "grouped_by": "data.group_by_modality and data.group_by_length are not those of",
-        }
-        for key, name in names.items():
-            then = state.get(key, "")  # the first checkpoints do not name a grouping
-            if then != mine[key]:
-                raise ConfigError(
-                    f"cannot go on: {name} the checkpoint (now {mine[key]!s:.40}, then {then!s:.40}); "
-                    f"restore it or start a new run{' (versions differ in how they group)' * (key == 'grouped_by')}"
-                )
-        if state["global_batch"] != mine["global_batch"]:
-            raise ConfigError(
-                f"cannot go on: the global batch is {mine['global_batch']} and was {state['global_batch']}; keep "
-                "data.batch_size x devices x trainer.accumulate_grad_batches the same"
-            )
-        if state["steps_per_epoch"] != mine["steps_per_epoch"]:
-            raise ConfigError(
-                f"cannot go on: an epoch has {mine['steps_per_epoch']} steps and had {state['steps_per_epoch']}; keep "
-                "trainer.limit_train_batches as it was"
-            )
-        return self._rewind(state["accumulate"])
-
-    def _rewind(self, accumulate: int) -> bool:
-        """Make Lightning's count of batches agree with ours.
-
-        It counts micro-batches, which another accumulation counts differently. A checkpoint from inside a window has the
-        weights of the last optimizer step and no gradients, so that the window is gone through again from its start.
-        """
-        loop = self.trainer.fit_loop.epoch_loop
-        progress = loop.batch_progress
-        steps, inside = divmod(progress.current.ready, accumulate)
-        if inside and progress.is_last_batch:  # an epoch cut by limit_train_batches ends with a step in any case
-            return False
-        shift = steps * self.layout.accumulate - progress.current.ready
-        for count in (progress.current, progress.total):
-            for name in ("ready", "started", "processed", "completed"):
-                setattr(count, name, getattr(count, name) + shift)
-        if inside:
-            loop._batches_that_stepped -= 1  # a restart adds one for a step that it takes to be new
-        return shift != 0
+def shard_cache(folder: str, gigabytes: float | None) -> ShardCache:
+    """Where remote shards are kept, as the settings say."""
+    return ShardCache(Path(folder), None if gigabytes is None else round(gigabytes * 1e9))
 
 
 class ClipDataModule(LightningDataModule):
@@ -263,19 +26,26 @@ class ClipDataModule(LightningDataModule):
 
     Args:
         processor: stored samples to tensors; comes from the stage, not from a file.
-        shards: folders of training shards; their samples are mixed evenly.
+        shards: folders of training shards, the sets; their samples are mixed evenly, each once an epoch, unless weighted.
         val_shards: folders whose samples give the validation loss.
         batch_size: samples of one micro-batch on one device.
         group_by_modality: keep pictures and videos in batches of their own.
         group_by_length: batch conversations of like numbers of words, and among them clips of like numbers of frames, so that
             less is computed on padding and more clips run at once.
+        weights: how often an epoch goes through each set of ``shards``: 2 takes every sample twice, 0.5 half of them, and the
+            other half in the next epoch.
+        sizes: in place of weights, how many samples of each set an epoch takes.
         limit: use only so many samples, the first ones of each folder, as many of each as its size asks for; for trials.
-        num_workers: loader processes; 0 reads in the training process. Does not change the order.
+        num_workers: loader processes, which read, decode and tokenize; 0 does so in the training process. Does not change the
+            order.
+        prefetch: batches that each of them has ready.
         seed: of the order.
         damaged_shards: "error" refuses to start with a truncated or missing shard, "skip" leaves it out.
         features: folder that keeps what the frozen encoder makes of the frames, encoded before the first step; none encodes
             them anew at every step. Takes frames x patches x d_vision x 2 bytes (float16) of disk.
         features_dtype: number format of what is kept, "float16" or "float32".
+        cache_dir: folder for the tars of ``shards`` that are URLs.
+        cache_gb: most of them that are kept, in 10^9 bytes; none keeps all.
     """
 
     def __init__(
@@ -286,12 +56,17 @@ class ClipDataModule(LightningDataModule):
         batch_size: int = 8,
         group_by_modality: bool = False,
         group_by_length: bool = False,
+        weights: list[float] | None = None,
+        sizes: list[int] | None = None,
         limit: int | None = None,
         num_workers: int = 0,
+        prefetch: int = 2,
         seed: int = 0,
         damaged_shards: Literal["error", "skip"] = "error",
         features: str | None = None,
         features_dtype: Literal["float16", "float32"] = "float16",
+        cache_dir: str = CACHE_DIR,
+        cache_gb: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -301,11 +76,15 @@ class ClipDataModule(LightningDataModule):
         if num_workers < 0 or seed < 0:
             name, value = ("num_workers", num_workers) if num_workers < 0 else ("seed", seed)
             raise ConfigError(f"data.{name} must be 0 or more, got {value}")
+        if prefetch < 1:
+            raise ConfigError(f"data.prefetch must be at least 1, got {prefetch}")
         skip = damaged_shards == "skip"
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.batch_size, self.seed, self.num_workers, self.prefetch = batch_size, seed, num_workers, prefetch
         self.group_by_modality, self.group_by_length = group_by_modality, group_by_length
-        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip, limit=limit), processor)
-        val_set = ShardSet(val_shards, skip_damaged=skip) if val_shards else None
+        cache = shard_cache(cache_dir, cache_gb)
+        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip, limit=limit, cache=cache), processor)
+        self.mixture = _mixture(shards, self.train_source.shards.folder_sizes, weights, sizes)
+        val_set = ShardSet(val_shards, skip_damaged=skip, cache=cache) if val_shards else None
         self.val_source = SampleSource(val_set, processor) if val_set else None
         self.damaged = self.train_source.shards.damaged + (val_set.damaged if val_set else [])
         self.features, self.features_dtype = features, features_dtype
@@ -324,14 +103,31 @@ class ClipDataModule(LightningDataModule):
                 self.cache.fill(source.shards.parts(), source.clips, device)
 
     def setup(self, stage: str) -> None:
-        """From here on samples come with features, where there is a cache."""
+        """From here on samples come with features, where there is a cache; stored ones must be of the encoder that is used."""
+        for source in self._sources():
+            self._check_encoders(source.shards.encoders)
         if self.cache is not None:
             for source in self._sources():
                 source.features = self.cache.open(source.shards.parts())
 
+    def _check_encoders(self, keys: set[str]) -> None:
+        if keys == {""}:
+            return
+        if self.cache is not None:
+            raise ConfigError(
+                "data.features keeps what is made of frames, and data.shards hold features; set it to null"
+            )
+        assert self.trainer is not None
+        stage: Any = self.trainer.lightning_module
+        if not keys <= {"", stage.features_key(self.features_dtype)}:
+            raise ConfigError(
+                "data.shards hold features of another encoder, preprocessing or precision than this stage's (vision, "
+                "run.matmul_precision, data.features_dtype); make them with `tstar shard --encode` and this recipe"
+            )
+
     def _settings(self) -> LoaderSettings:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return LoaderSettings(self.num_workers, on_gpu)
+        return LoaderSettings(self.num_workers, on_gpu, self.prefetch)
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of this process, in the planned order."""
@@ -343,7 +139,16 @@ class ClipDataModule(LightningDataModule):
         lengths = source.column("words") if self.group_by_length else None
         frames = source.column("frames") if self.group_by_length else None
         return ResumableLoader(
-            source, layout, trainer.global_rank, self.seed, self._settings(), groups, lengths, frames, trainer
+            source,
+            layout,
+            trainer.global_rank,
+            self.seed,
+            self._settings(),
+            groups,
+            lengths,
+            frames,
+            self.mixture,
+            trainer,
         )
 
     def val_dataloader(self) -> PlannedLoader | list:
@@ -355,3 +160,23 @@ class ClipDataModule(LightningDataModule):
         numbers = list(range(rank, len(self.val_source) // world * world, world))
         batches = [numbers[i : i + self.batch_size] for i in range(0, len(numbers), self.batch_size)]
         return PlannedLoader(self.val_source, batches, self._settings())
+
+
+def _mixture(
+    folders: list[str], there: list[int], weights: list[float] | None, sizes: list[int] | None
+) -> Mixture | None:
+    """What an epoch takes of each set; None where it takes every sample once."""
+    if weights is None and sizes is None:
+        return None
+    if weights is not None and sizes is not None:
+        raise ConfigError("data.weights and data.sizes both say how much of each set is taken; give one of them")
+    name, given = ("weights", weights) if weights is not None else ("sizes", sizes)
+    assert given is not None
+    if len(given) != len(folders) or not all(0 < value < np.inf for value in given):
+        raise ConfigError(
+            f"data.{name} must hold a number above 0 for each of the {len(folders)} data.shards, got {given}"
+        )
+    takes = [max(1, round(v * n)) if weights is not None else int(v) for v, n in zip(given, there, strict=True)]
+    if empty := [folder for folder, size in zip(folders, there, strict=True) if not size]:
+        raise ConfigError(f"data.{name} takes samples of {empty[0]}, of which data.limit leaves none; raise it")
+    return Mixture(tuple(there), tuple(takes))

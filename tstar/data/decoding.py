@@ -2,15 +2,15 @@
 
 A file's packets are listed first, without decoding: they say when every frame is shown, and whether decord can be trusted. It
 returns wrong frames for HEVC, for MPEG-4 in AVI, for open groups of pictures and for clips cut without re-encoding, and cannot
-open AV1. Both decoders then fetch the same frame numbers. A reader is opened and closed inside one call: readers must not
-cross a fork.
+open AV1. All decoders then fetch the same frame numbers, and turn them upright where a file says that it was filmed on its side.
+A reader is opened and closed inside one call: readers must not cross a fork.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -19,8 +19,26 @@ from tstar.data.frame_sampling import FrameSampling, nearest_frames
 from tstar.errors import ConfigError, DataError
 
 DECORD_CODECS = frozenset({"h264", "vp9"})
+FRAMES_AT_ONCE = 8
+"""Frames that decord and torchcodec hold decoded together: 128 frames of a 4K film would be 3 GB."""
 MISCOUNTED = 2
 """A container may list so many frames more than it holds: MPEG-4 in AVI, where one packet carries two."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Taken(Generic[T]):
+    """What was made of frames taken from one video."""
+
+    items: list[T]
+    """One a frame, [M]."""
+    timestamps: tuple[float, ...]
+    """Presentation time of each frame in seconds from the video's start, [M]."""
+    duration: float
+    """Seconds up to the end of the last frame."""
+    decoder: str
 
 
 @dataclass(frozen=True)
@@ -60,16 +78,24 @@ class _Packets:
 
 
 def read_video(path: str | Path, sampling: FrameSampling, decoder: str = "auto") -> Clip:
-    """Decode the frames of ``path`` that ``sampling`` asks for.
+    """Decode the frames of ``path`` that ``sampling`` asks for, all in memory; arguments as those of :func:`take_frames`."""
+    taken = take_frames(path, sampling, decoder, lambda frame: frame)
+    return Clip(np.stack(taken.items), taken.timestamps, taken.duration, taken.decoder)
+
+
+def take_frames(path: str | Path, sampling: FrameSampling, decoder: str, make: Callable[[np.ndarray], T]) -> Taken[T]:
+    """Decode the frames of ``path`` that ``sampling`` asks for, a few at a time, and keep what is made of each.
 
     Args:
         path: a video file.
         sampling: rate and cap.
-        decoder: "auto", "decord" or "pyav". decord by name is used on whatever it opens, also where it is known to be wrong.
+        decoder: "auto", "decord", "pyav" or "torchcodec". One by name is used on whatever it opens, also where it is known to
+            be wrong.
+        make: called with each frame, uint8 [height, width, 3] RGB, in order of time.
 
     Raises:
         DataError: the file is missing, holds no video, ends early, or cannot be decoded.
-        ConfigError: the decoder is unknown.
+        ConfigError: the decoder is unknown or not installed.
     """
     path = Path(path)
     if decoder not in ("auto", *DECODERS):
@@ -82,11 +108,14 @@ def read_video(path: str | Path, sampling: FrameSampling, decoder: str = "auto")
         names = ["decord", "pyav"] if packets.plain and packets.codec in DECORD_CODECS else ["pyav"]
     chosen = nearest_frames(sampling.times(packets.duration), packets.starts)
     times = tuple((packets.starts[chosen] - packets.starts[0]).tolist())
+    different, where = np.unique(chosen, return_inverse=True)  # a rate above the video's own asks for frames twice
     refusal: Exception | None = None
     for name in names:
         try:
-            frames = DECODERS[name](path, chosen.tolist(), len(packets.starts))
-            return Clip(frames, times, packets.duration, name)
+            items = [make(frame) for frame in DECODERS[name](path, different.tolist(), len(packets.starts))]
+            return Taken([items[i] for i in where], times, packets.duration, name)
+        except (DataError, ConfigError):  # of ``make``, or of a decoder that is not there
+            raise
         except Exception as error:  # the decoders raise types of their own, down to bare Exception
             refusal = error
     raise DataError(f"cannot decode video {path} ({names[-1]}: {_reason(refusal)})") from refusal
@@ -189,21 +218,41 @@ def _lacking_bytes(path: Path) -> int:
     return 0
 
 
-def _read_decord(path: Path, chosen: list[int], count: int) -> np.ndarray:
+def _read_decord(path: Path, chosen: list[int], count: int) -> Iterator[np.ndarray]:
     import decord
 
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     try:
         if len(reader) != count:
             raise ValueError(f"finds {len(reader)} frames where the file lists {count}")
-        return reader.get_batch(chosen).asnumpy()  # [M, h, w, 3]
+        for numbers in _parts(chosen):
+            yield from reader.get_batch(numbers).asnumpy()  # [8, h, w, 3]
     finally:
         del reader
 
 
-def _read_pyav(path: Path, chosen: list[int], count: int) -> np.ndarray:
-    wanted = set(chosen)
-    found: dict[int, np.ndarray] = {}
+def _read_torchcodec(path: Path, chosen: list[int], count: int) -> Iterator[np.ndarray]:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except Exception as error:  # without FFmpeg's libraries it raises a RuntimeError
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ConfigError(
+            f"decoder torchcodec cannot be used ({reason}); install torchcodec and FFmpeg, or choose auto"
+        ) from error
+    reader = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1)
+    if len(reader) < count - MISCOUNTED:
+        raise ValueError(f"finds {len(reader)} frames where the file lists {count}")
+    last = len(reader) - 1
+    for numbers in _parts(chosen):
+        yield from reader.get_frames_at([min(n, last) for n in numbers]).data.permute(0, 2, 3, 1).numpy()
+
+
+def _parts(chosen: list[int]) -> Iterator[list[int]]:
+    return (chosen[i : i + FRAMES_AT_ONCE] for i in range(0, len(chosen), FRAMES_AT_ONCE))
+
+
+def _read_pyav(path: Path, chosen: list[int], count: int) -> Iterator[np.ndarray]:
+    given = 0
     last: Any = None
     number = -1
     with av.open(str(path)) as container:
@@ -212,16 +261,23 @@ def _read_pyav(path: Path, chosen: list[int], count: int) -> np.ndarray:
         stream.codec_context.thread_count = 1  # frame threads hang when decoding stops early
         decoded: Iterable[Any] = container.decode(stream)
         for number, last in enumerate(decoded):
-            if number in wanted:
-                found[number] = last.to_ndarray(format="rgb24")
-            if len(found) == len(wanted):
-                break
-    for missing in sorted(wanted - set(found)):
-        if last is None or number + 1 < count - MISCOUNTED:
-            raise ValueError(f"frame {missing} of {count} is not there")
-        found[missing] = last.to_ndarray(format="rgb24")
-    return np.stack([found[n] for n in chosen])
+            if number == chosen[given]:
+                yield _upright(last)
+                given += 1
+            if given == len(chosen):
+                return
+    if last is None or number + 1 < count - MISCOUNTED:
+        raise ValueError(f"frame {chosen[given]} of {count} is not there")
+    for _ in chosen[given:]:
+        yield _upright(last)
 
 
-DECODERS: dict[str, Callable[[Path, list[int], int], np.ndarray]] = {"decord": _read_decord, "pyav": _read_pyav}
-"""Each fetches frames by number from a file that lists so many: uint8, [M, height, width, 3]."""
+def _upright(frame: Any) -> np.ndarray:
+    """RGB pixels turned as a player shows them; the other decoders turn by themselves."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90))) if frame.rotation else pixels
+
+
+Decoder = Callable[[Path, list[int], int], Iterator[np.ndarray]]
+DECODERS: dict[str, Decoder] = {"decord": _read_decord, "pyav": _read_pyav, "torchcodec": _read_torchcodec}
+"""Each fetches frames by rising number, none twice, from a file that lists so many: uint8, [height, width, 3]."""

@@ -28,6 +28,31 @@ class Layout:
         return self.micro * self.world * self.accumulate
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How many samples of each set an epoch takes. Sets lie one after the other in the samples' running numbers."""
+
+    sizes: tuple[int, ...]
+    """Samples in each set."""
+    takes: tuple[int, ...]
+    """Samples of each that an epoch takes: fewer than there are, or more, and then some twice."""
+
+    def draw(self, seed: int, epoch: int) -> np.ndarray:
+        """Sample numbers of one epoch, [sum(takes)].
+
+        Every set is dealt out like a pack of cards that is shuffled whenever it is used up: after any number of epochs
+        no sample of a set has been taken more than once more often than another.
+        """
+        drawn, first = [], 0
+        for number, (size, take) in enumerate(zip(self.sizes, self.takes, strict=True)):
+            packs = range(epoch * take // max(size, 1), -(-(epoch + 1) * take // max(size, 1)))
+            dealt = [np.random.default_rng([seed, number, pack]).permutation(size) for pack in packs]
+            start = epoch * take - packs.start * size
+            drawn.append(first + np.concatenate([np.empty(0, int), *dealt])[start : start + take])
+            first += size
+        return np.concatenate(drawn)
+
+
 LENGTH_WINDOW = 32
 """Global batches among whose samples those of like length are brought together."""
 LENGTH_STEP = 1.2
@@ -35,7 +60,7 @@ LENGTH_STEP = 1.2
 
 
 def epoch_order(
-    samples: int,
+    samples: int | Mixture,
     global_batch: int,
     seed: int,
     epoch: int,
@@ -46,7 +71,7 @@ def epoch_order(
     """Sample numbers of one epoch in the order they are trained, cut to whole global batches.
 
     Args:
-        samples: how many there are.
+        samples: how many there are, each taken once; or how many of each set are taken.
         global_batch: samples of one optimizer step.
         seed: of the run.
         epoch: from 0.
@@ -57,16 +82,17 @@ def epoch_order(
             compressor runs clips of one length at once. Only with ``lengths``.
 
     Returns:
-        [k * global_batch], every number at most once.
+        [k * global_batch]; without a mixture every number at most once.
     """
-    if samples < global_batch:
+    count = samples if isinstance(samples, int) else sum(samples.takes)
+    if count < global_batch:
         raise ConfigError(
-            f"the global batch of {global_batch} (batch size x devices x accumulation) is larger than the {samples} samples; "
+            f"the global batch of {global_batch} (batch size x devices x accumulation) is larger than the {count} samples; "
             "lower data.batch_size"
         )
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(samples)
-    whole = samples // global_batch * global_batch
+    order = rng.permutation(samples if isinstance(samples, int) else samples.draw(seed, epoch))
+    whole = count // global_batch * global_batch
     if groups is None and lengths is None:
         return order[:whole]
     full, rest = [], []

@@ -9,6 +9,7 @@ Both are memory-mapped, so opening a set costs the same whatever its size.
 """
 
 import hashlib
+import io
 import json
 import os
 import tarfile
@@ -23,11 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tstar.data.annotations import check_turns
+from tstar.data.remote_shards import ShardCache, is_remote
 from tstar.errors import DataError
 
 MANIFEST = "shards.json"
 MEMBER = np.dtype([("field", "S16"), ("offset", "<u8"), ("size", "<u8"), ("crc32", "<u4")])
 MODALITIES = ("text", "image", "video")
+FEATURES = "features.npy"
+"""Field of a sample that holds features in place of frames."""
 OPEN_SHARDS = 64
 REMEDY = "run the same `tstar shard` again"
 
@@ -54,6 +58,8 @@ class RawSample:
     """The JSON: id, modality, source, timestamps (s), duration (s), conversations, checksum."""
     frames: tuple[bytes, ...]
     """Encoded frames in time order; one for a picture, none for text."""
+    features: np.ndarray | None = None
+    """In place of frames: what a vision encoder made of them, [M, N, d_vision]."""
 
 
 class ShardPart(NamedTuple):
@@ -118,9 +124,9 @@ def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     return members, samples
 
 
-def _checked(shard: Path, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(shard: Path, entry: dict[str, Any], *, remote: bool) -> tuple[np.ndarray, np.ndarray]:
     size = shard.stat().st_size if shard.is_file() else -1
-    if size != entry["bytes"]:
+    if size != entry["bytes"] and not remote:
         found = "is missing" if size < 0 else f"has {size} bytes where {entry['bytes']} were written"
         raise DataError(f"shard {shard} {found}; {REMEDY}")
     members, samples = load_index(shard)
@@ -128,6 +134,29 @@ def _checked(shard: Path, entry: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
         wrong = f"{len(samples)} samples where {entry['samples']} were written"
         raise DataError(f"shard index {index_paths(shard)[1]} is damaged ({wrong}); {REMEDY}")
     return members, samples
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``shards.json`` says: :class:`DataError` if there is none, or it is damaged or names files elsewhere."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"no shards in {folder} ({MANIFEST} is missing); make them with `tstar shard`, "
+            "or the miniature's with `tstar miniature`"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for entry in manifest["shards"]:
+            if Path(entry["file"]).name != entry["file"]:
+                raise DataError(f"{path} names a shard outside its folder: {entry['file']!r}")
+            for name, kind in (("bytes", int), ("samples", int), ("sha256", str)):
+                if not isinstance(entry[name], kind):
+                    raise TypeError(f"{name} of {entry['file']} is {entry[name]!r}")
+        if sum(entry["samples"] for entry in manifest["shards"]) != manifest["samples"]:
+            raise ValueError("its shards do not hold as many samples as it promises")
+        return manifest
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
 
 
 def shares(sizes: Sequence[int], total: int) -> list[int]:
@@ -145,29 +174,49 @@ class ShardSet:
     """All samples of one or more shard folders, addressed by one running number.
 
     Args:
-        folders: folders that hold ``shards.json``.
+        folders: folders that hold ``shards.json``, or URLs of such.
         skip_damaged: leave out shards whose size is not what their manifest says or whose index is damaged, instead of
             refusing to start.
         limit: use so many samples in all, the first ones of each folder, as many of each as its size asks for.
+        only: file name of the one shard of each folder that is used.
+        cache: where tars of folders at URLs are kept; only with those.
 
     Raises:
         DataError: a folder is no shard set, or a shard is missing, truncated or without its index (unless skipped).
     """
 
-    def __init__(self, folders: Sequence[str | Path], *, skip_damaged: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        *,
+        skip_damaged: bool = False,
+        limit: int | None = None,
+        only: str | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
+        self.cache = cache
         self.shards: list[Path] = []
+        self.encoders: set[str] = set()
+        """Keys of the encoders whose features the folders hold; "" for one that holds frames."""
         self.damaged: list[str] = []
         self._digests: list[str] = []
+        self._remote: list[int] = []
+        """Size of each shard that is to be fetched when it is read; 0 for local ones."""
         self._members: list[np.ndarray] = []
         self._samples: list[np.ndarray] = []
         digest = hashlib.sha256()
         firsts = []
-        for folder in map(Path, folders):
+        for place in folders:
+            folder = self._local(place)
             firsts.append(len(self.shards))
-            for entry in self._manifest(folder)["shards"]:
+            manifest = read_manifest(folder)
+            self.encoders.add(str((manifest.get("features") or {}).get("encoder", "")))
+            for entry in manifest["shards"]:
+                if only is not None and entry["file"] != only:
+                    continue
                 shard = folder / entry["file"]
                 try:
-                    members, samples = _checked(shard, entry)
+                    members, samples = _checked(shard, entry, remote=is_remote(place))
                 except DataError as error:
                     if not skip_damaged:
                         raise DataError(f"{error}, or set data.damaged_shards to skip") from error
@@ -177,6 +226,7 @@ class ShardSet:
                 self._members.append(members)
                 self._samples.append(samples)
                 self._digests.append(entry["sha256"])
+                self._remote.append(entry["bytes"] if is_remote(place) else 0)
                 digest.update(f"{entry['sha256']}\n".encode())
         self.digest = digest.hexdigest()
         """Of all shards, used or not."""
@@ -187,43 +237,38 @@ class ShardSet:
             raise DataError(f"no samples in {', '.join(map(str, folders))}{left_out}; run `tstar shard` first")
         self._files: OrderedDict[int, int] = OrderedDict()
 
+    def _local(self, folder: str | Path) -> Path:
+        """Where a set's manifest and index lie; a remote one's are brought here."""
+        if not is_remote(folder):
+            return Path(folder)
+        if self.cache is None:
+            raise DataError(f"{folder} is a URL; a set that is read this way must be a local folder")
+
+        def small_files(manifest: dict[str, Any]) -> list[str]:
+            names = [str(entry["file"]) for entry in manifest["shards"]]
+            return [path.name for name in names for path in index_paths(Path(Path(name).name))]
+
+        return self.cache.open_set(str(folder), MANIFEST, small_files)
+
     def _choose(self, bounds: list[int], limit: int | None) -> np.ndarray:
         """Numbers of the samples to use; shards that hold none of them are dropped. ``bounds`` are the folders' among shards."""
         spans = [range(first, last) for first, last in pairwise(bounds)]
         sizes = [sum(len(self._samples[shard]) for shard in span) for span in spans]
+        self.folder_sizes = shares(sizes, sum(sizes) if limit is None else limit)
+        """Samples to use of each folder."""
         kept, used = [], []
-        for span, left in zip(spans, shares(sizes, sum(sizes) if limit is None else limit), strict=True):
+        for span, left in zip(spans, self.folder_sizes, strict=True):
             for shard in span:
                 if left > 0:
                     kept.append(shard)
                     used.append(min(left, len(self._samples[shard])))
                     left -= used[-1]
-        columns: list[list[Any]] = [self.shards, self._members, self._samples, self._digests]
+        columns: list[list[Any]] = [self.shards, self._members, self._samples, self._digests, self._remote]
         for column in columns:
             column[:] = [column[shard] for shard in kept]
         self._starts = np.cumsum([0, *map(len, self._samples)])
         ranges = [np.arange(count) + start for start, count in zip(self._starts, used, strict=False)]
         return np.concatenate([np.empty(0, int), *ranges])
-
-    @staticmethod
-    def _manifest(folder: Path) -> dict[str, Any]:
-        path = folder / MANIFEST
-        if not path.is_file():
-            raise DataError(
-                f"no shards in {folder} ({MANIFEST} is missing); make them with `tstar shard`, "
-                "or the miniature's with `tstar miniature`"
-            )
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            for entry in manifest["shards"]:
-                if Path(entry["file"]).name != entry["file"]:
-                    raise DataError(f"{path} names a shard outside its folder: {entry['file']!r}")
-                for name, kind in (("bytes", int), ("samples", int), ("sha256", str)):
-                    if not isinstance(entry[name], kind):
-                        raise TypeError(f"{name} of {entry['file']} is {entry[name]!r}")
-            return manifest
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -257,6 +302,7 @@ class ShardSet:
         row = self._samples[shard][number - self._starts[shard]]
         meta: dict[str, Any] | None = None
         frames: list[bytes] = []
+        features: np.ndarray | None = None
         first = int(row["first"])
         size = os.fstat(self._descriptor(shard)).st_size
         for member in self._members[shard][first : first + int(row["members"])]:
@@ -270,17 +316,22 @@ class ShardSet:
                 raise DataError(f"checksum of {field} differs")
             if field == "json":
                 meta = json.loads(data)
+            elif field == FEATURES:
+                features = np.load(io.BytesIO(data), allow_pickle=False)
             else:
                 frames.append(data)
-        if meta is None or (with_frames and len(frames) != len(meta["timestamps"])):
+        there = len(frames) if features is None else len(features)
+        if meta is None or (with_frames and there != len(meta["timestamps"])):
             raise DataError("the sample is incomplete")
         check_turns(meta["conversations"], "conversation")
-        return RawSample(meta, tuple(frames))
+        return RawSample(meta, tuple(frames), features)
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._files:
             if len(self._files) >= OPEN_SHARDS:
                 os.close(self._files.popitem(last=False)[1])
+            if self._remote[shard] and self.cache is not None:
+                self.cache.fetch(self.shards[shard], self._remote[shard], self._digests[shard])
             self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
         self._files.move_to_end(shard)
         return self._files[shard]

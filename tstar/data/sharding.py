@@ -1,34 +1,55 @@
 """Annotations and media to shards: every video decoded once, its frames stored as JPEG or WebP beside a JSON.
 
-Shards are independent, so they are made in parallel and survive a kill: a tar is written under a temporary name, synced and
-renamed, its index comes last, and a shard that agrees with its index is not made again. Equal input gives equal bytes.
+Shards are independent, so they are made in parallel, on one machine or several, and survive a kill: a tar is written under a
+temporary name, synced and renamed, its index comes last, and a shard that agrees with its index is not made again. Equal input
+gives equal bytes.
 """
 
 import hashlib
-import io
 import json
 import os
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import webdataset as wds
-
 from tstar.data.annotations import Record
-from tstar.data.decoding import read_video
-from tstar.data.frame_sampling import FrameSampling
-from tstar.data.images import bound_short_side, encode_image, read_image
-from tstar.data.shard_index import MANIFEST, build_index, index_paths, load_index
+from tstar.data.files import write_whole
+from tstar.data.quarantine import MARK, QUARANTINE, quarantine_lines
+from tstar.data.remote_shards import upload
+from tstar.data.shard_index import MANIFEST, index_paths
+from tstar.data.shard_plan import ShardPlan
+from tstar.data.shard_writing import claim, complete_set, describe_tars, is_whole, read_skipped, write_tar
 from tstar.data.sharding_settings import CODECS, ShardSettings
+from tstar.data.stored_media import MediaReader, StoredMedia
 from tstar.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
+JOBS_AHEAD = 2
+"""Shards handed to each process before it asks for them: not all, for their records would have to be in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """How shards are made; what they hold does not depend on it."""
+
+    workers: int | None = None
+    """Processes; None is one a core."""
+    time_limit: float | None = None
+    """Seconds that reading one file may take, in a process of its own; None reads without limit in the process that writes."""
+    part: tuple[int, int] = (1, 1)
+    """Which share of the shards is made here, of how many: (2, 4) on the second of four machines."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {self.workers}")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ConfigError(f"time_limit must be above 0 seconds, got {self.time_limit}")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise ConfigError(f"part must be i/n with 1 <= i <= n, got {self.part[0]}/{self.part[1]}")
 
 
 @dataclass(frozen=True)
@@ -44,65 +65,60 @@ class ShardSummary:
     """Records left out: id, media and reason of each."""
     kept: int
     """Shards that were already there."""
+    missing: int = 0
+    """Shards that other parts have still to make; the set cannot be used before."""
 
 
 def write_shards(
-    records: Sequence[Record],
-    media_root: Path,
-    out: Path,
-    settings: ShardSettings,
+    plan: ShardPlan,
+    work: ShardWork | None = None,
     *,
-    workers: int | None = None,
     progress: Progress | None = None,
+    about: dict[str, Any] | None = None,
 ) -> ShardSummary:
-    """Write ``records`` as shards into ``out``.
+    """Make the shards of a plan, or the share of them that is made here.
 
     Args:
-        records: conversations; their order is the order in the shards.
-        media_root: folder that ``Record.media`` is relative to.
-        out: folder of the shards; an earlier, killed call with the same input goes on where it stopped.
-        settings: sampling and coding.
-        workers: processes; default one a core.
-        progress: called with (samples done, samples in all).
+        plan: an earlier, killed call with the same plan goes on where it stopped.
+        work: how.
+        progress: called with (samples done, samples in all), of this part.
+        about: what else the manifest is to say about the records.
 
     Raises:
-        DataError: ``out`` holds shards of other input, or not one record could be used.
+        DataError: ``plan.out`` holds shards of other input, or not one record could be used.
     """
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-    if any(r.media for r in records) and not media_root.is_dir():
-        raise DataError(f"no such media folder: {media_root}")
-    out.mkdir(parents=True, exist_ok=True)
-    plan = hashlib.sha256(json.dumps([asdict(settings), [asdict(r) for r in records]], sort_keys=True).encode())
-    _claim(out, plan.hexdigest())
-    size = settings.samples_per_shard
-    parts = [records[i : i + size] for i in range(0, len(records), size)]
-    keys = sample_keys(records)
-    names = [out / f"shard-{number:05d}.tar" for number in range(len(parts))]
-    todo = [n for n, name in enumerate(names) if not _finished(name, media_root)]
-    kept = len(parts) - len(todo)
-    done = len(records) - sum(len(parts[n]) for n in todo)
-    for n in _make([(n, (parts[n], media_root, names[n], settings, keys[n * size :][:size])) for n in todo], workers):
-        done += len(parts[n])
+    work = work or ShardWork()
+    names, (part, parts) = plan.names, work.part
+    plan.out.mkdir(parents=True, exist_ok=True)
+    claim(plan.out, plan.digest)
+    mine = range(part - 1, len(names), parts)
+    sizes = {number: len(range(len(plan.records))[plan.bounds(number)]) for number in mine}
+    todo = [number for number in mine if not _finished(names[number], plan.media_root)]
+    done = sum(sizes.values()) - sum(sizes[number] for number in todo)
+    jobs = ((number, plan.job(number, work.time_limit)) for number in todo)
+    for number in _make(jobs, min(work.workers or os.cpu_count() or 1, max(1, len(todo)))):
+        done += sizes[number]
         if progress:
-            progress(done, len(records))
-    return _finish(out, names, len(records), settings, plan.hexdigest(), kept)
+            progress(done, sum(sizes.values()))
+    return _finish(plan, len(mine) - len(todo), about)
 
 
-def _make(jobs: list[tuple[int, tuple]], workers: int | None) -> Iterator[int]:
+def _make(jobs: Iterable[tuple[int, tuple]], workers: int) -> Iterator[int]:
     """Run :func:`write_shard` on each job's arguments; the number of each is yielded when it is done."""
-    workers = min(workers or os.cpu_count() or 1, max(1, len(jobs)))
     if workers == 1:
         for number, arguments in jobs:
             write_shard(*arguments)
             yield number
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(write_shard, *arguments): number for number, arguments in jobs}
+        running: dict[Future[None], int] = {}
         try:
-            for job in as_completed(running):
-                job.result()
-                yield running[job]
+            for number, arguments in jobs:
+                running[pool.submit(write_shard, *arguments)] = number
+                if len(running) >= JOBS_AHEAD * workers:
+                    yield from _done(running)
+            while running:
+                yield from _done(running)
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that made shards died, by lack of memory or a decoder's crash; finished shards are kept, "
@@ -112,12 +128,21 @@ def _make(jobs: list[tuple[int, tuple]], workers: int | None) -> Iterator[int]:
             pool.shutdown(cancel_futures=True)
 
 
+def _done(running: dict[Future[None], int]) -> Iterator[int]:
+    """Wait for one at least of the running jobs; their numbers."""
+    for job in wait(running, return_when=FIRST_COMPLETED).done:
+        job.result()
+        yield running.pop(job)
+
+
 def write_shard(
     records: Sequence[Record],
     media_root: Path,
     shard: Path,
     settings: ShardSettings,
-    keys: Sequence[str] | None = None,
+    keys: Sequence[str],
+    time_limit: float | None = None,
+    quarantine: Mapping[str, str] | None = None,
 ) -> None:
     """Write one tar, the list of what it had to leave out, and its index, in this order.
 
@@ -126,143 +151,65 @@ def write_shard(
         media_root: folder that ``Record.media`` is relative to.
         shard: the tar's final name.
         settings: sampling and coding.
-        keys: of the records; default those that they would get alone.
+        keys: of the records.
+        time_limit: seconds for one file; None reads in this process.
+        quarantine: unusable media and why.
     """
-    temporary = shard.with_suffix(f".tar.{os.getpid()}.tmp")
-    skipped = []
-    try:
-        with temporary.open("wb") as stream:
-            writer = wds.TarWriter(stream, encoder=False, mtime=0, user="tstar", group="tstar")
-            for record, key in zip(records, keys or sample_keys(records), strict=True):
-                try:
-                    sample = _sample(record, key, media_root, settings)
-                except (DataError, OSError) as error:
-                    skipped.append({"id": record.id, "media": record.media, "reason": str(error)})
-                else:
-                    writer.write(sample)
-            writer.close()
-            stream.flush()
-            os.fsync(stream.fileno())
-        members, samples = build_index(temporary)
-        temporary.replace(shard)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _write(_skipped_path(shard), json.dumps(skipped, indent=1).encode())
-    for path, array in zip(index_paths(shard), (members, samples), strict=True):
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        _write(path, buffer.getvalue())
+    skipped: list[dict[str, str]] = []
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for record, key in zip(records, keys, strict=True):
+            try:
+                if quarantine and record.media in quarantine:
+                    raise DataError(f"{MARK}{quarantine[record.media]}")
+                yield _sample(record, key, media_root, media)
+            except (DataError, OSError) as error:
+                skipped.append({"id": record.id, "media": record.media, "reason": str(error)})
+
+    with MediaReader(settings, time_limit) as media:
+        write_tar(shard, samples(), skipped)
 
 
-def _sample(record: Record, key: str, media_root: Path, settings: ShardSettings) -> dict[str, Any]:
-    timestamps: tuple[float, ...] = ()
-    duration = 0.0
-    pixels: list[np.ndarray] = []
-    if record.modality == "image":
-        pixels, timestamps = [read_image(media_root / record.media)], (0.0,)
-    elif record.modality == "video":
-        sampling = FrameSampling(fps=settings.fps, max_frames=settings.max_frames)
-        clip = read_video(media_root / record.media, sampling, settings.decoder)
-        pixels, timestamps, duration = list(clip.frames), clip.timestamps, clip.duration
-    coded = [encode_image(bound_short_side(p, settings.short_side), settings.codec, settings.quality) for p in pixels]
+def _sample(record: Record, key: str, media_root: Path, reader: MediaReader) -> dict[str, Any]:
+    stored = reader.read(media_root / record.media, record.modality) if record.media else StoredMedia((), (), 0.0)
     meta = {
         "id": record.id,
         "modality": record.modality,
         "source": record.media,
-        "timestamps": [round(t, 6) for t in timestamps],
-        "duration": round(duration, 6),
+        "timestamps": [round(t, 6) for t in stored.timestamps],
+        "duration": round(stored.duration, 6),
         "conversations": list(record.conversations),
-        "checksum": hashlib.sha256(b"".join(coded)).hexdigest(),
+        "checksum": hashlib.sha256(b"".join(stored.frames)).hexdigest(),
     }
     sample = {"__key__": key, "json": json.dumps(meta, ensure_ascii=False).encode()}
-    return sample | {f"{n:04d}.{CODECS[settings.codec]}": data for n, data in enumerate(coded)}
-
-
-def sample_keys(records: Sequence[Record]) -> list[str]:
-    """Records' ids as WebDataset keys: no dots (they start the extension), no folders, and no two alike.
-
-    Published annotations repeat ids, and different ids may lose their difference with their dots: the second of a kind gets
-    "-2" and so on. The id itself stays as it is, in the sample's JSON.
-    """
-    keys: list[str] = []
-    taken: set[str] = set()
-    seen: dict[str, int] = {}
-    for record in records:
-        plain = "".join(c if c.isalnum() or c in "_-" else "_" for c in record.id) or "_"
-        key = plain
-        while key in taken:
-            seen[plain] = seen.get(plain, 1) + 1
-            key = f"{plain}-{seen[plain]}"
-        taken.add(key)
-        keys.append(key)
-    return keys
+    return sample | {f"{n:04d}.{CODECS[reader.settings.codec]}": data for n, data in enumerate(stored.frames)}
 
 
 def _finished(shard: Path, media_root: Path) -> bool:
-    """Whether a shard is whole: the tar is what its index says, byte by byte, and nothing it lacked has come since."""
-    try:
-        there = load_index(shard)
-        skipped = json.loads(_skipped_path(shard).read_text())
-        whole = shard.stat().st_size == _tar_bytes(there[0])
-        whole = whole and all(np.array_equal(a, b) for a, b in zip(there, build_index(shard), strict=True))
-        return whole and not any(
-            skip["reason"].startswith("no such ") and (media_root / skip["media"]).is_file() for skip in skipped
-        )
-    except (DataError, OSError, ValueError, KeyError, TypeError, tarfile.TarError):
-        return False
+    """Whether a shard is whole and nothing that it lacked has come since."""
+    return is_whole(shard) and not any(
+        skip["reason"].startswith("no such ") and (media_root / skip["media"]).is_file() for skip in read_skipped(shard)
+    )
 
 
-def _tar_bytes(members: np.ndarray) -> int:
-    """Size of a finished tar: two empty blocks after the last member, then filled up to whole records."""
-    end = int(members[-1]["offset"] + members[-1]["size"]) if len(members) else 0
-    blocks = -(-end // tarfile.BLOCKSIZE) + 2
-    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-
-
-def _skipped_path(shard: Path) -> Path:
-    return shard.with_suffix(".skipped.json")
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
-def _claim(out: Path, plan: str) -> None:
-    """Mark ``out`` as holding this plan's shards; refuse another's."""
-    claim = out / "plan.sha256"
-    if claim.is_file() and claim.read_text().strip() != plan:
-        raise DataError(f"{out} holds shards made from other records or settings; choose another --out or delete it")
-    _write(claim, f"{plan}\n".encode())
-
-
-def _finish(out: Path, names: list[Path], records: int, settings: ShardSettings, plan: str, kept: int) -> ShardSummary:
-    shards: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
-    for name in names:
-        samples = len(np.load(index_paths(name)[1], allow_pickle=False))
-        shards.append({"file": name.name, "samples": samples, "bytes": name.stat().st_size, "sha256": _digest(name)})
-        skipped += json.loads(_skipped_path(name).read_text())
-    for leftover in out.glob("*.tmp"):  # of a killed call
-        leftover.unlink(missing_ok=True)
-    total = sum(int(s["samples"]) for s in shards)
+def _finish(plan: ShardPlan, kept: int, about: dict[str, Any] | None) -> ShardSummary:
+    """Write the manifest if every shard is there, whoever made it; the last part to end does."""
+    there = [name for name in plan.names if index_paths(name)[1].is_file()]  # written last
+    missing = len(plan.names) - len(there)
+    skipped = [skip for name in there for skip in read_skipped(name)]
+    shards = describe_tars(there, digests=not missing)
+    total, size = (sum(int(s[column]) for s in shards) for column in ("samples", "bytes"))
+    summary = ShardSummary(str(plan.out), len(plan.records), total, len(there), size, tuple(skipped), kept, missing)
+    if missing:
+        return summary
     if not total:
         reason = skipped[0]["reason"] if skipped else "there were no records"
-        raise DataError(f"not one of {records} records could be used; the first: {reason}")
-    manifest = {"version": 1, "plan": plan, "settings": asdict(settings), "samples": total, "shards": shards}
-    _write(out / MANIFEST, json.dumps(manifest, indent=1).encode())
-    size = sum(s["bytes"] for s in shards)
-    return ShardSummary(str(out), records, total, len(shards), size, tuple(skipped), kept)
+        raise DataError(f"not one of {len(plan.records)} records could be used; the first: {reason}")
+    write_whole(plan.out / QUARANTINE, quarantine_lines(skipped).encode())
+    complete_set(plan.out, shards, plan.digest, asdict(plan.settings), {"records": about} if about else {})
+    return summary
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def upload_shards(folder: Path, url: str, progress: Progress | None = None) -> None:
+    """Copy a finished set to a URL, its manifest last; files that are there already are left."""
+    upload(folder, url, sorted(path.name for path in folder.iterdir() if path.is_file()), MANIFEST, progress)

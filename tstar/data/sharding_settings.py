@@ -8,7 +8,7 @@ from tstar.errors import ConfigError
 
 CODECS = {"jpeg": "jpg", "webp": "webp"}
 """Codecs of stored frames and their file endings."""
-DECODER_NAMES = ("auto", "decord", "pyav")
+DECODER_NAMES = ("auto", "decord", "pyav", "torchcodec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ShardSettings:
         "codec": "of the stored frames, jpeg or webp",
         "quality": "of the stored frames, 1 to 100",
         "samples_per_shard": "samples in one tar",
-        "decoder": "auto, decord or pyav",
+        "decoder": "auto, decord, pyav or torchcodec (when installed)",
     }
 
     def __post_init__(self) -> None:

@@ -191,7 +191,7 @@ class SuiteRunner:
         """What the model sees of a video in ``mode``, uint8 [M, 3, side, side], and the seconds that decoding took."""
         size = self.stage.lmm.encoder.image_size
         if mode == "blind":
-            return frames_to_tensor([], size), 0.0
+            return frames_to_tensor([], 0, size), 0.0
         begun = time.perf_counter()
         clip = read_video(folder / media, self.sampling, self.config.decoder)
         frames = clip.frames
@@ -200,7 +200,7 @@ class SuiteRunner:
         elif mode == "shuffled":
             frames = frames[shuffled_order(media, clip.timestamps)]
         pixels = [to_square(frame, size, self.stage.resized) for frame in frames]
-        return frames_to_tensor(pixels, size), round(time.perf_counter() - begun, 4)
+        return frames_to_tensor(pixels, len(pixels), size), round(time.perf_counter() - begun, 4)
 
     def _prompt(self, item: Item, has_visual: bool) -> Tensor:
         tokenizer = self.stage.lmm.language.tokenizer

@@ -20,6 +20,7 @@ from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
 from tstar.stages.optimizers import OptimizerConfig, build_optimizer
 from tstar.stages.weights import import_part
 from tstar.vision import VisionConfig
+from tstar.vision.feature_cache import features_key
 
 PARTS = ("compressor", "language")
 
@@ -39,6 +40,8 @@ class Stage(LightningModule):
 
     trains: ClassVar[frozenset[str]] = frozenset()
     """Parts that learn: "compressor", "language"."""
+    resized: ClassVar[str] = "square"
+    """How pictures become the encoder's square; see :func:`tstar.data.images.to_square`."""
     fixed_compressor: ClassVar[dict[str, Any] | None] = None
     """Set where the protocol leaves no choice."""
 
@@ -79,7 +82,6 @@ class Stage(LightningModule):
             import_part(self.lmm, part, Path(path), self.descriptions[part])
         train_only(self.lmm, self.trains)
         self.train()
-        self.resized = "square"
         self.recipe: dict[str, Any] = {}
         self.notes: list[str] = []
         self.strict_loading = False
@@ -100,6 +102,10 @@ class Stage(LightningModule):
     def processor(self) -> Processor:
         """Stored samples to this model's tensors."""
         return Processor(self.lmm.language.tokenizer, self.template, self.lmm.encoder.image_size, self.resized)
+
+    def features_key(self, dtype: str) -> str:
+        """Key of stored features that may stand for this stage's frames."""
+        return features_key(self.lmm.encoder, self.resized, dtype)
 
     @property
     def frozen_digest(self) -> str:

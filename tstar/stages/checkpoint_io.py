@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
+from tstar.data.files import file_digest
 from tstar.errors import DataError
-from tstar.stages.weights import file_digest
 
 MANIFEST = "manifest.json"
 

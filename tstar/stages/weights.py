@@ -3,7 +3,6 @@
 Tensors are named ``compressor....`` and ``language....``; the file's metadata says which compressor and language model they are of.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
 from tstar.stages.freezing import trained_tensors
 
@@ -83,16 +83,3 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     keys = ["name"] if theirs.get("name") != ours.get("name") else sorted({*theirs, *ours})
     pairs = [(k, theirs.get(k, "not known"), ours.get(k, "not known")) for k in keys]
     return [f"{k} {there} there, {here} here" for k, there, here in pairs if there != here]
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
-
-
-def _digest(stream: Any) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -56,7 +56,7 @@ class FeatureCache:
     Args:
         folder: ``data.features``; several encoders and runs may share it.
         encoder: frozen; its weights and settings are part of what is looked for.
-        pictures: how stored pictures become the encoder's input, in words; likewise.
+        resized: how stored pictures become the encoder's square; likewise.
         dtype: "float16" or "float32", of what is stored.
         tell: called with lines for the user.
         bar: shows progress, as :func:`no_bar` does not.
@@ -66,14 +66,14 @@ class FeatureCache:
         self,
         folder: Path,
         encoder: VisionEncoder,
-        pictures: str,
+        resized: str,
         dtype: str = "float16",
         *,
         tell: Callable[[str], None] = print,
         bar: Callable[[str, str], AbstractContextManager[Update]] = no_bar,
     ) -> None:
         self.encoder, self.dtype, self.tell, self.bar = encoder, np.dtype(dtype), tell, bar
-        self.key = encoder_digest(encoder, f"{FORMAT} {pictures} {dtype} {torch.get_float32_matmul_precision()}")
+        self.key = features_key(encoder, resized, dtype)
         self.folder = folder / self.key
 
     def fill(self, shards: Sequence[Shard], clips: Clips, device: torch.device | None = None) -> None:
@@ -194,7 +194,7 @@ class FeatureCache:
             with temporary.open("wb+") as stream:
                 stream.write(bytes(HEADER_BYTES))
                 for frames in _gather(different_frames(), FRAMES_AT_ONCE):
-                    stream.write(self._encode(frames).data)
+                    stream.write(stored_features(self.encoder, frames, self.dtype).data)
                 stream.seek(0)
                 stream.write(self._header(rows))
                 stream.flush()
@@ -212,19 +212,6 @@ class FeatureCache:
         finally:
             temporary.unlink(missing_ok=True)
         return rows
-
-    def _encode(self, frames: Tensor) -> np.ndarray:
-        """Frames uint8 [M, 3, S, S] to what is stored, [M, N, D]."""
-        with torch.no_grad():
-            features = self.encoder(frames.to(next(self.encoder.parameters()).device)).float().cpu()
-        with np.errstate(over="ignore"):
-            stored = features.numpy().astype(self.dtype)
-        if self.dtype == np.float16 and not np.isfinite(stored).all():
-            raise ConfigError(
-                f"data.features_dtype: features as large as {features.abs().max():.4g} cannot be stored as float16, which "
-                "ends at 65504; set data.features_dtype to float32"
-            )
-        return np.ascontiguousarray(stored)
 
     def _header(self, rows: int) -> bytes:
         """That of a ``.npy`` file, of a length that does not depend on ``rows``, which are known last."""
@@ -265,6 +252,26 @@ class StoredFeatures:
     def __getstate__(self) -> dict[str, Any]:
         """Pickling a mapped array would copy all of it."""
         return {**self.__dict__, "_files": {}}
+
+
+def stored_features(encoder: VisionEncoder, frames: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Frames uint8 [M, 3, S, S] to what is stored, [M, N, D]; :class:`ConfigError` if a value is too large for ``dtype``."""
+    with torch.no_grad():
+        features = encoder(frames.to(next(encoder.parameters()).device)).float().cpu()
+    with np.errstate(over="ignore"):
+        stored = features.numpy().astype(dtype)
+    if dtype == np.float16 and not np.isfinite(stored).all():
+        raise ConfigError(
+            f"data.features_dtype: features as large as {features.abs().max():.4g} cannot be stored as float16, which "
+            "ends at 65504; set data.features_dtype to float32"
+        )
+    return np.ascontiguousarray(stored)
+
+
+def features_key(encoder: VisionEncoder, resized: str, dtype: str) -> str:
+    """What stored features follow from, as a digest: the encoder, how pictures become its square, and both precisions."""
+    pictures = f"{resized} {encoder.image_size}"
+    return encoder_digest(encoder, f"{FORMAT} {pictures} {dtype} {torch.get_float32_matmul_precision()}")
 
 
 def encoder_digest(encoder: VisionEncoder, more: str) -> str:

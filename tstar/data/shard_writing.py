@@ -1,0 +1,107 @@
+"""Tars with their index, each whole or not there, and the manifest that completes a set."""
+
+import errno
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset as wds
+
+from tstar.data.files import file_digest, write_whole
+from tstar.data.shard_index import MANIFEST, build_index, index_paths, load_index
+from tstar.errors import DataError
+
+
+def write_tar(shard: Path, samples: Iterable[dict[str, Any]], skipped: Sequence[dict[str, str]]) -> None:
+    """Write one tar, the list of what it had to leave out, and its index, in this order.
+
+    Args:
+        shard: the tar's final name.
+        samples: as WebDataset takes them.
+        skipped: id, media and reason of what was left out; read when the samples are through.
+    """
+    temporary = shard.with_suffix(f".tar.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            writer = wds.TarWriter(stream, encoder=False, mtime=0, user="tstar", group="tstar")
+            for sample in samples:
+                writer.write(sample)
+            writer.close()
+            stream.flush()
+            os.fsync(stream.fileno())
+        index = build_index(temporary)
+        temporary.replace(shard)
+        write_whole(_skipped_path(shard), json.dumps(list(skipped), indent=1).encode())
+        for path, array in zip(index_paths(shard), index, strict=True):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            write_whole(path, buffer.getvalue())
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"disk full at {shard}; finished shards are kept, the same command goes on") from error
+        raise
+
+
+def read_skipped(shard: Path) -> list[dict[str, str]]:
+    """What a tar had to leave out."""
+    return json.loads(_skipped_path(shard).read_text())
+
+
+def is_whole(shard: Path) -> bool:
+    """Whether a tar is what its index says, byte by byte, and the list of what it lacks is there."""
+    try:
+        there = load_index(shard)
+        whole = shard.stat().st_size == _tar_bytes(there[0])
+        whole = whole and all({"reason", "media"} <= skip.keys() for skip in read_skipped(shard))
+        return whole and all(np.array_equal(a, b) for a, b in zip(there, build_index(shard), strict=True))
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError, tarfile.TarError):
+        return False
+
+
+def _tar_bytes(members: np.ndarray) -> int:
+    """Size of a finished tar: two empty blocks after the last member, then filled up to whole records."""
+    end = int(members[-1]["offset"] + members[-1]["size"]) if len(members) else 0
+    blocks = -(-end // tarfile.BLOCKSIZE) + 2
+    return -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
+
+
+def _skipped_path(shard: Path) -> Path:
+    return shard.with_suffix(".skipped.json")
+
+
+def claim(out: Path, plan: str) -> None:
+    """Mark ``out`` as holding this plan's shards; refuse another's."""
+    claim = out / "plan.sha256"
+    if claim.is_file() and claim.read_text().strip() != plan:
+        raise DataError(f"{out} holds shards made from other records or settings; choose another --out or delete it")
+    write_whole(claim, f"{plan}\n".encode())
+
+
+def describe_tars(shards: Sequence[Path], *, digests: bool = True) -> list[dict[str, Any]]:
+    """Entries of a manifest; without ``digests`` quickly, and of no use for one."""
+    return [
+        {
+            "file": shard.name,
+            "samples": len(np.load(index_paths(shard)[1], allow_pickle=False)),
+            "bytes": shard.stat().st_size,
+            "sha256": file_digest(shard) if digests else "",
+        }
+        for shard in shards
+    ]
+
+
+def complete_set(
+    out: Path, shards: list[dict[str, Any]], plan: str, settings: dict[str, Any], more: dict[str, Any]
+) -> None:
+    """Write the manifest; from here on the set can be used."""
+    for leftover in out.glob("*.tmp"):  # of a killed call
+        leftover.unlink(missing_ok=True)
+    total = sum(entry["samples"] for entry in shards)
+    manifest = {"version": 1, "plan": plan, "settings": settings, "samples": total, "shards": shards}
+    write_whole(out / MANIFEST, json.dumps(manifest | more, indent=1).encode())

@@ -31,8 +31,11 @@ miniature-models: env ## train the miniature's frozen parts again, both at once 
 miniature-part-%: env
 	OMP_NUM_THREADS=$(HALF_OF_CORES) $(BIN)/tstar miniature-models --part $* --workers $(HALF_OF_CORES)
 
+# On two cores, two processes with a thread each are quicker than one with two threads.
+PROCESSES := $(shell $(PYTHON) -c "import os; print('--config configs/scale/two_processes.yaml' if os.cpu_count() > 1 else '')")
+
 fit: miniature ## the main job: train and evaluate a miniature TSTAR end to end (goes on where it was stopped)
-	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $$(test -d runs/$(RECIPE) && echo --ckpt)
+	$(BIN)/tstar fit --config stages/$(RECIPE).yaml $(PROCESSES) $$(test -d runs/$(RECIPE) && echo --ckpt)
 
 SEEDS ?= 0 1 2
 REPORTED := $(foreach seed,$(SEEDS),$(foreach recipe,two_stage unified,$(recipe)-$(seed)))

@@ -47,8 +47,10 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     folder.event("trained", **facts)
     if recipe.evaluation.get("benchmarks"):
         from tstar.cli.validate import evaluate_checkpoint
+        from tstar.ops.cpu_threads import threads_of_waiting_ranks
 
-        evaluate_checkpoint(last.last, out=folder.path, evaluation=recipe.evaluation)
+        with threads_of_waiting_ranks():
+            evaluate_checkpoint(last.last, out=folder.path, evaluation=recipe.evaluation)
     say_written(folder, time.monotonic() - begun)
     return 0
 
@@ -211,7 +213,7 @@ def describe(stage: Any, data: Any) -> None:
     say(
         f"      {trained / 1e6:.2f}M parameters learn ({', '.join(sorted(stage.trains))}), {frozen / 1e6:.2f}M frozen; "
         f"{len(data.train_source)} samples; {stage.compressor_name}: {mixer.num_tokens(1)} visual tokens a picture, "
-        f"{mixer.num_tokens(16)} for 16 frames"
+        f"{'up to ' if mixer.may_give_fewer else ''}{mixer.num_tokens(16)} for 16 frames"
     )
 
 

@@ -109,6 +109,11 @@ class Compressor(nn.Module, ABC):
         super().__init__()
         self.config = config
 
+    @property
+    def may_give_fewer(self) -> bool:
+        """Whether a clip may become fewer visual tokens than :meth:`num_tokens`, by what it shows."""
+        return False
+
     @abstractmethod
     def num_tokens(self, num_frames: int) -> int:
         """Visual tokens that a clip of ``num_frames`` becomes, known without running it."""

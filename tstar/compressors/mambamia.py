@@ -269,6 +269,10 @@ class TimeAxisMambaMia(MambaMia):
         self.time_axis = TimeAxisAggregator(config.d_model, queries, config.reduced, states, config.head_dim)
         exempt_vectors(self.time_axis)
 
+    @property
+    def may_give_fewer(self) -> bool:
+        return self.config.select == "threshold"
+
     def keep_frames(self, clip: Tensor) -> Tensor:
         if not len(clip):
             return clip

@@ -12,6 +12,7 @@ from tstar.data.remote_shards import ShardCache
 from tstar.data.sample_source import FeatureCache, Process, SampleSource
 from tstar.data.shard_index import ShardSet
 from tstar.errors import ConfigError
+from tstar.ops.cpu_threads import threads_of_waiting_ranks
 
 CACHE_DIR = "data_shards/.cache"
 
@@ -99,8 +100,9 @@ class ClipDataModule(LightningDataModule):
         """Encode what the cache lacks; in the first process, while the others wait."""
         if self.cache is not None:
             device = self.trainer.strategy.root_device if self.trainer is not None else None
-            for source in self._sources():
-                self.cache.fill(source.shards.parts(), source.clips, device)
+            with threads_of_waiting_ranks():
+                for source in self._sources():
+                    self.cache.fill(source.shards.parts(), source.clips, device)
 
     def setup(self, stage: str) -> None:
         """From here on samples come with features, where there is a cache; stored ones must be of the encoder that is used."""

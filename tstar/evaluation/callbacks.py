@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tstar.errors import ConfigError
 from tstar.evaluation import Report, get_benchmark
 from tstar.evaluation.runner import EvaluationConfig, Progress, SuiteRunner
+from tstar.ops.cpu_threads import threads_of_waiting_ranks
 from tstar.stages import Stage
 from tstar.stages.checkpoint_io import write_atomically
 
@@ -74,7 +75,8 @@ class BenchmarkEvaluation(Callback):
             return
         assert isinstance(pl_module, Stage)
         if trainer.is_global_zero:
-            with stopping_at_once() if self.complete else nullcontext():  # answers are on disk as they come
+            at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
+            with at_once, threads_of_waiting_ranks():
                 self.reports = self._run(pl_module, trainer.global_step, limit)
         trainer.strategy.barrier("benchmarks")
         for name, modes in self.reports.items():

@@ -7,11 +7,26 @@ every build of them can be entered from two threads at once.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
+from torch import distributed
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 """By process and number of helpers: a forked child makes its own, for threads stay behind in the parent."""
+
+
+@contextmanager
+def threads_of_waiting_ranks() -> Iterator[None]:
+    """While one rank works and the others of its machine wait, it may use their threads too; alone, nothing changes."""
+    before = torch.get_num_threads()
+    together = distributed.is_available() and distributed.is_initialized()
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.get_world_size())) if together else 1
+    torch.set_num_threads(max(before, min(ranks * before, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def for_each(count: int, work: Callable[[int], None]) -> None:

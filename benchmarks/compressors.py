@@ -82,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"compressors: error: {error}", file=sys.stderr)
         return 2
-    _run(settings | {"threads": threads}, store)
+    keys = _run(settings | {"threads": threads}, store)
+    sections = store.content["sections"]
+    store.content["sections"] = {
+        key: sections[key] for key in keys
+    }  # in the table's order, whenever they were measured
     if args.report is not None:
         for written in write_report(args.report, store.content):
             print(f"wrote {written}")
@@ -90,13 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(settings: dict[str, Any], store: Store) -> None:
+def _run(settings: dict[str, Any], store: Store) -> list[str]:
+    """Measure what is not there; the keys of all cases in order."""
     here = store.content["machine"]
     print(f"{here['cpu']}, {here['cores']} cores, {here['threads']} threads, {here['memory_gib']} GiB")
     cases = [("clip", label, member, frames) for label, member in MEMBERS.items() for frames in settings["frames"]]
     cases += [("long", label, member, frames) for label, member in LONG.items() for frames in settings["long_frames"]]
-    for number, (kind, label, (name, options), frames) in enumerate(cases, 1):
-        key = f"{kind}: {label}: {frames}"
+    keys = [f"{kind}: {label}: {frames}" for kind, label, _, frames in cases]
+    for number, (key, (kind, label, (name, options), frames)) in enumerate(zip(keys, cases, strict=True), 1):
         print(f"[{number}/{len(cases)}] {label}, {frames} frames", flush=True)
         if key in store.content["sections"]:
             print("  measured before; --fresh measures it again")
@@ -114,6 +119,7 @@ def _run(settings: dict[str, Any], store: Store) -> None:
         store.add(key, result | {"kind": kind, "label": label, "frames": frames})
         taken = result["seconds"] if kind == "long" else result["time"]["median"]
         print(f"  {taken:8.2f} s, peak {result['peak_bytes'] / GIB:.2f} GiB, {result['tokens']} tokens", flush=True)
+    return keys
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,7 +56,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = []
         for m in frames:
             row = by_frames[m]
-            cells += [f"{row['tokens']:,}", f"{row['time']['median']:.2f}", f"{row['peak_bytes'] / GIB:.2f}"]
+            cells += [f"{row['tokens']:,}", f"{seconds_of(row):.2f}", f"{gib_of(row):.2f}"]
         lines.append(f"| {label} | {by_frames[frames[0]]['parameters'] / 1e6:.1f}M | {' | '.join(cells)} |")
     lines += ["", *_long(content)]
     return "\n".join(lines) + "\n"
@@ -103,30 +103,38 @@ def family(label: str) -> str:
 
 
 def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Time against memory of every member, a line from fewer to more frames."""
+    """Time and memory of every member, a row each, few frames and many."""
     from matplotlib.figure import Figure  # takes a second, and only a report needs it
 
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.add_subplot()
-    seen = set()
-    for label, by_frames in clips(content).items():
-        name = family(label)
-        colour = COLOURS[list(FAMILIES).index(name)]
-        rows = [by_frames[m] for m in sorted(by_frames)]
-        x = [row["time"]["median"] for row in rows]
-        y = [max(row["peak_bytes"], 1) / GIB for row in rows]
-        axes.plot(x, y, "-", color=colour, linewidth=1, alpha=0.6)
-        axes.plot(x[:1], y[:1], "o", markerfacecolor="white", color=colour, markersize=5)
-        axes.plot(x[-1:], y[-1:], "o", color=colour, markersize=5, label=None if name in seen else name)
-        axes.annotate(label, (x[-1], y[-1]), fontsize=6.5, xytext=(4, 2), textcoords="offset points", color=colour)
-        seen.add(name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    rows = clips(content)
+    figure = Figure(figsize=(11, 1.5 + 0.27 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     few, many = content["settings"]["frames"]
-    axes.set_xlabel(f"seconds a clip (open: {few} frames, filled: {many})")
-    axes.set_ylabel("peak memory beyond weights and features, GiB")
+    for place, (label, by_frames) in enumerate(rows.items()):
+        colour = COLOURS[list(FAMILIES).index(family(label))]
+        for axes, value in ((left, seconds_of), (right, gib_of)):
+            x = [value(by_frames[m]) for m in (few, many)]
+            axes.plot(x, [place, place], "-", color=colour, linewidth=1.5, alpha=0.5)
+            axes.plot(x[:1], [place], "o", markerfacecolor="white", color=colour, markersize=6)
+            axes.plot(x[1:], [place], "o", color=colour, markersize=6)
+    left.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    left.invert_yaxis()
+    left.set_xscale("log")
+    left.set_xlabel(f"seconds a clip (open: {few} frames, filled: {many})")
+    right.set_xlim(left=0)
+    right.set_xlabel("peak memory beyond weights and features, GiB")
+    for axes in (left, right):
+        axes.grid(True, which="major", alpha=0.3)
     here = content["machine"]
-    axes.set_title(f"Compressors at the published size, {here['cpu']}, {here['threads']} threads", fontsize=10)
-    axes.grid(True, which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.suptitle(f"Compressors at the published size, {here['cpu']}, {here['threads']} threads", fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
+def seconds_of(row: Mapping[str, Any]) -> float:
+    """Median time of a call."""
+    return row["time"]["median"]
+
+
+def gib_of(row: Mapping[str, Any]) -> float:
+    """Peak of a call."""
+    return row["peak_bytes"] / GIB

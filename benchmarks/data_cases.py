@@ -214,7 +214,11 @@ def memory(case: dict[str, Any]) -> dict[str, Any]:
         small = film(Path(name) / "small.mp4", 1, [64, 64], 0)
         store_media(small, "video", settings)  # libraries are loaded
         for n, (size, seconds) in enumerate(zip(sides, lengths, strict=True)):
-            path = film(Path(name) / f"{n}.mp4", seconds, size, case["seed"], rate=2 if seconds > 600 else 10)
+            with ProcessPoolExecutor(
+                1, mp_context=get_context("spawn")
+            ) as pool:  # making it needs more than storing it
+                rate = 2 if seconds > 600 else 10
+                path = pool.submit(film, Path(name) / f"{n}.mp4", seconds, size, case["seed"], rate).result()
             stored: list[Any] = []
             begun = time.perf_counter()
             peak = peak_of(lambda path=path, stored=stored: stored.append(store_media(path, "video", settings)))
@@ -334,13 +338,14 @@ def fit(case: dict[str, Any]) -> dict[str, Any]:
         tstar(["miniature", "--out", str(world), "--scale", "tiny"])
         for kind, stage in (("features", "align"), ("features", "video_sft"), ("frames", "video_sft")):
             shards = world / "shards" / stage
-            epochs = -(-case["fit_steps"] * 4 // len(ShardSet([shards])))
+            passes = -(-case["fit_steps"] * 4 // len(ShardSet([shards])))
             settings = [
                 ("stages." + stage + ".data.shards", f"[{shards}]"),
                 ("data.val_shards", "null"),
                 ("data.batch_size", "4"),
                 ("data.features", str(world / "features") if kind == "features" else "null"),
-                ("trainer.max_epochs", str(epochs)),
+                ("data.weights", f"[{passes}]"),
+                ("trainer.max_epochs", "1"),
                 ("trainer.max_steps", str(case["fit_steps"])),
                 ("evaluation.benchmarks", "{}"),
             ]

@@ -89,12 +89,17 @@ def test_shard_leaves_out_what_cannot_be_read_and_lists_it(tmp_path, capsys, tin
     records[0]["video"], records[1]["video"], records[2]["video"] = "broken.mp4", "gone.mp4", "whole.mp4"
     source = tmp_path / "mine.json"
     source.write_text(json.dumps(records))
-    assert main(["shard", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    command = ["shard", str(source), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "2 of 3 records could not be used, more than max_bad_fraction 0.01; the first:" in told
+    command += ["--max-bad-fraction", "0.7"]
+    assert main(command) == 0
     told = capsys.readouterr().out
-    assert "1 of 3 records" in told
+    assert "1 of 3 records in 1 shards (1 were there already)" in told
     assert f"no such video: {tmp_path / 'gone.mp4'}" in told
     assert "broken.mp4" in told
-    assert main(["shard", str(source), "--out", str(tmp_path / "out"), "--workers", "1", "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["samples"], summary["kept"], len(summary["skipped"])) == (1, 1, 2)
 

@@ -33,9 +33,8 @@ def shards(tmp_path):
         Record(str(n), *(("image", f"{name}.png") if name else ("text", "")), conversations=turns)
         for n, name in enumerate(MEDIA)
     ]
-    write_shards(
-        plan_shards(records, tmp_path, tmp_path / "shards", ShardSettings(samples_per_shard=4)), ShardWork(workers=1)
-    )
+    settings = ShardSettings(samples_per_shard=4, share_frames=False)
+    write_shards(plan_shards(records, tmp_path, tmp_path / "shards", settings), ShardWork(workers=1))
     return tmp_path / "shards"
 
 

@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from tstar.data.decoding import read_video
 from tstar.data.frame_sampling import FrameSampling
@@ -256,6 +257,32 @@ def test_a_rate_above_the_videos_own_gives_frames_twice(tmp_path, decoder):
     assert len(numbers) == 3 * COUNT
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_title_in_another_coding_does_no_harm(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as out:
+        out.metadata["title"] = "caf\u00c3\u00a9"
+        stream = out.add_stream("libx264" if suffix != "avi" else "mpeg4", rate=RATE)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    title = "caf\u00c3\u00a9".encode()
+    data = path.read_bytes()
+    assert title in data
+    path.write_bytes(data.replace(title, b"caf\xe9\xe9\xe9\xe9"))  # Latin-1, of the same length
+    assert len(read_video(path, EVERYTHING).frames) == 8
+
+
+def test_an_unknown_codec_is_named(tmp_path):
+    data = write(tmp_path / "a.avi", codec="mpeg4").read_bytes()
+    (tmp_path / "b.avi").write_bytes(data.replace(b"FMP4", b"QQQQ"))
+    with pytest.raises(DataError, match=r"b\.avi"):
+        read_video(tmp_path / "b.avi", EVERYTHING)
+
+
 def test_torchcodec_gives_the_same_frames_or_says_what_is_missing(tmp_path):
     path = write(tmp_path / "a.mp4")
     try:
@@ -266,3 +293,25 @@ def test_torchcodec_gives_the_same_frames_or_says_what_is_missing(tmp_path):
     else:
         clip = read_video(path, EVERYTHING, "torchcodec")
         assert [number_of(frame) for frame in clip.frames] == list(range(COUNT))
+
+
+class Numbers(Dataset):
+    """The numbers in the frames of a video, decoded where it is asked."""
+
+    def __init__(self, path, decoder):
+        self.path, self.decoder = path, decoder
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        return [number_of(frame) for frame in read_video(self.path, EVERYTHING, self.decoder).frames]
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_workers_of_a_loader_may_decode_what_their_parent_has_decoded(tmp_path, decoder):
+    videos = Numbers(write(tmp_path / "a.mp4"), decoder)
+    here = videos[0]
+    loader = DataLoader(videos, batch_size=None, num_workers=2, timeout=60, multiprocessing_context="fork")
+    assert list(loader) == [here] * 8
+    assert here == list(range(COUNT))

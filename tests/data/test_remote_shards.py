@@ -10,7 +10,7 @@ from tstar.cli.main import main
 from tstar.data.annotations import Record
 from tstar.data.batch import Sample
 from tstar.data.datamodule import ClipDataModule
-from tstar.data.remote_shards import ShardCache
+from tstar.data.remote_shards import ShardCache, UnreachableError
 from tstar.data.shard_index import ShardSet
 from tstar.data.shard_plan import plan_shards
 from tstar.data.sharding import ShardWork, upload_shards, write_shards
@@ -36,6 +36,10 @@ def remote(local):
         memory.rm("/bucket", recursive=True)
     upload_shards(local, URL)
     return memory
+
+
+def prepare(raw):
+    return Sample(raw.meta["id"], torch.zeros(0, 3, 2, 2), torch.tensor([int(raw.meta["id"])]), torch.ones(1))
 
 
 def everything(shards):
@@ -65,19 +69,32 @@ def test_a_damaged_tar_is_named_and_not_kept(remote, tmp_path):
     remote.pipe_file("/bucket/set/shard-00001.tar", bytes(data))
     shards = ShardSet([URL], cache=ShardCache(tmp_path))
     shards.read(0)
-    with pytest.raises(DataError, match=r"shard-00001\.tar is not what its manifest says"):
+    with pytest.raises(UnreachableError, match=r"shard-00001\.tar is not what its manifest says"):
         shards.read(5)
     assert [p.name for p in tmp_path.glob("*/*.tar")] == ["shard-00000.tar"]
 
 
-def test_no_more_is_kept_than_allowed(local, remote, tmp_path):
-    one = (local / "shard-00000.tar").stat().st_size
-    shards = ShardSet([URL], cache=ShardCache(tmp_path, max_bytes=2 * one + 100))
-    for number in (0, 5, 10, 15):
-        shards.read(number)
-        shards.close()
-    assert sorted(p.name for p in tmp_path.glob("*/*.tar")) == ["shard-00002.tar", "shard-00003.tar"]
-    assert everything(shards) == everything(ShardSet([local]))
+def test_a_tar_that_cannot_be_had_ends_the_run_and_is_no_damaged_sample(remote, tmp_path):
+    module = ClipDataModule(prepare, [URL], cache_dir=str(tmp_path))
+    remote.rm("/bucket/set/shard-00001.tar")
+    assert module.train_source[0][0].id == "0"
+    with pytest.raises(UnreachableError, match=r"no such file: memory://bucket/set/shard-00001\.tar"):
+        module.train_source[5]
+
+
+def test_tars_of_other_sets_make_room(local, remote, tmp_path):
+    size = sum(p.stat().st_size for p in local.glob("*.tar"))
+    upload_shards(local, "memory://bucket/other")
+    cache = ShardCache(tmp_path, max_bytes=size + 100)
+    for url in (URL, "memory://bucket/other", URL):
+        assert everything(ShardSet([url], cache=cache)) == everything(ShardSet([local]))
+        assert sum(p.stat().st_size for p in tmp_path.glob("*/*.tar")) <= size + 100
+
+
+def test_a_limit_that_the_sets_do_not_fit_into_is_refused(local, remote, tmp_path):
+    size = sum(p.stat().st_size for p in local.glob("*.tar"))
+    with pytest.raises(ConfigError, match=r"data\.cache_gb is .* so all must fit"):
+        ShardSet([URL], cache=ShardCache(tmp_path, max_bytes=size - 1))
 
 
 def test_a_set_that_was_made_anew_is_fetched_anew(local, remote, tmp_path):
@@ -86,13 +103,8 @@ def test_a_set_that_was_made_anew_is_fetched_anew(local, remote, tmp_path):
     records = [Record(f"new{n}", "text", "", TURNS) for n in range(23)]
     plan = plan_shards(records, tmp_path, tmp_path / "set", ShardSettings(samples_per_shard=5))
     write_shards(plan, ShardWork(workers=1))
-    remote.rm("/bucket", recursive=True)
-    upload_shards(tmp_path / "set", URL)
+    upload_shards(tmp_path / "set", URL)  # over the old one: its tars have the same sizes
     assert [raw.meta["id"] for raw in everything(ShardSet([URL], cache=cache))] == [r.id for r in records]
-
-
-def prepare(raw):
-    return Sample(raw.meta["id"], torch.zeros(0, 3, 2, 2), torch.tensor([int(raw.meta["id"])]), torch.ones(1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -125,6 +137,20 @@ def test_without_a_place_to_keep_tars_urls_are_refused():
         ClipDataModule(prepare, ["x"], cache_gb=-1)
 
 
+def test_what_is_there_already_is_not_copied_again(local, remote, monkeypatch):
+    copied = []
+    original = type(remote).put_file
+
+    def put_file(self, mine, theirs, **more):
+        copied.append(theirs)
+        return original(self, mine, theirs, **more)
+
+    monkeypatch.setattr(type(remote), "put_file", put_file)
+    upload_shards(local, URL)
+    assert not [name for name in copied if name.endswith(".tar")]
+    assert copied[-1].endswith("shards.json")
+
+
 def test_the_command_writes_to_a_url(tmp_path, monkeypatch, capsys, local):
     import json
 
@@ -133,7 +159,7 @@ def test_the_command_writes_to_a_url(tmp_path, monkeypatch, capsys, local):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     command = ["shard", "a.json", "--out", "memory://bucket/made", "--samples-per-shard", "5", "--workers", "1"]
     assert main(command) == 0
-    assert "all of it is in memory://bucket/made too" in capsys.readouterr().out
+    assert "copied to memory://bucket/made" in capsys.readouterr().out
     made = ShardSet(["memory://bucket/made"], cache=ShardCache(tmp_path / "cache"))
     assert made.digest == ShardSet([local]).digest
     assert main([*command, "--part", "1/2"]) == 2

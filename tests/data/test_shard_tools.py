@@ -1,7 +1,12 @@
 """Sharding over machines, what to expect of it, quarantine, and checking and looking at what came of it."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +98,72 @@ def test_the_estimate_is_near_what_comes_out(media, tmp_path):
     assert abs(estimate.bytes / summary.bytes - 1) < 0.1
     assert estimate.free > 0
     assert not list(tmp_path.glob("out/*.tmp"))
+
+
+def test_media_that_were_missing_or_failed_for_a_while_are_tried_again_and_in_no_list(media, tmp_path, monkeypatch):
+    from tstar.data import stored_media
+
+    records = [*RECORDS, Record("late", "image", "late.png", TURNS)]
+    original = stored_media.read_image
+
+    def failing(path):
+        if path.name == "3.png":
+            raise OSError(5, "Input/output error")
+        return original(path)
+
+    monkeypatch.setattr(stored_media, "read_image", failing)
+    first = make(records, media, tmp_path)
+    assert {s["kind"] for s in first.skipped} == {"passing", "missing"}
+    assert (tmp_path / "quarantine.jsonl").read_text() == ""
+    monkeypatch.undo()
+    again = make(records, media, tmp_path)
+    assert [s["id"] for s in again.skipped] == ["late"]
+    assert again.samples == 27
+
+
+def test_more_unusable_media_than_allowed_are_an_error_and_the_work_is_kept(media, tmp_path):
+    records = [*RECORDS, *(Record(f"g{n}", "image", f"gone{n}.png", TURNS) for n in range(3))]
+    plan = plan_shards(records, media, tmp_path, SETTINGS)
+    with pytest.raises(DataError, match=r"3 of 30 records could not be used.*gone0\.png.*--max-bad-fraction"):
+        write_shards(plan, ShardWork(workers=1, max_bad_fraction=0.05))
+    assert not (tmp_path / "shards.json").exists()
+    assert write_shards(plan, ShardWork(workers=1, max_bad_fraction=0.1)).kept == 8
+
+
+def test_a_killed_command_leaves_no_process_behind(media, tmp_path):
+    rows = [{"id": str(n), "image": f"{n % 7}.png", "conversations": list(TURNS)} for n in range(3000)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    command = [sys.executable, "-m", "tstar.cli.main", "shard", str(tmp_path / "a.json"), "--media-root", str(media)]
+    command += ["--out", str(tmp_path / "out"), "--samples-per-shard", "20", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out").glob("*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    mine = children(process.pid)
+    assert len(mine) >= 2
+    process.kill()
+    process.wait()
+    while any(map(alive, mine)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in mine if alive(pid)]
+
+
+def children(pid):
+    """Process numbers of all descendants."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found += [int(path.parent.name), *children(int(path.parent.name))]
+    return found
+
+
+def alive(pid):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_media_in_quarantine_are_left_out_unread(media, tmp_path):
@@ -233,8 +304,6 @@ def test_a_wrong_config_is_named_by_line(tmp_path, capsys, text, message):
 
 
 def test_every_config_of_a_public_set_can_be_read(capsys):
-    from pathlib import Path
-
     from tstar.data.public_sets import SETS
 
     configs = sorted(Path("configs/data").glob("*.yaml"))

@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import shutil
+import socket
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -135,6 +138,42 @@ def test_plain_webdataset_reads_the_same_samples(made):
         assert frames == list(raw.frames)
 
 
+def test_frames_are_stored_once_for_all_that_is_asked_about_them_in_a_shard(media, tmp_path):
+    film, picture = ("video", "film.mp4"), ("image", "1.png")
+    records = [Record(f"q{n}", *what, turns(f"q{n}")) for n, what in enumerate([film, film, film, picture, picture])]
+    records.insert(1, RECORDS[2])
+    shared, repeated = (
+        dataclasses.replace(SETTINGS, samples_per_shard=4, share_frames=share) for share in (True, False)
+    )
+    write_shards(plan_shards(records, media, tmp_path / "a", shared), ShardWork(workers=1))
+    write_shards(plan_shards(records, media, tmp_path / "b", repeated), ShardWork(workers=1))
+    one, other = everything(ShardSet([tmp_path / "a"])), everything(ShardSet([tmp_path / "b"]))
+    assert [r.frames for r in one] == [r.frames for r in other]
+    assert [{k: v for k, v in r.meta.items() if k != "frames_of"} for r in one] == [r.meta for r in other]
+    assert [r.meta.get("frames_of") for r in one] == [None, None, "q0", "q0", None, "q3"]
+    sizes = [[p.stat().st_size for p in sorted((tmp_path / k).glob("*.tar"))] for k in "ab"]
+    assert sizes[0][0] < sizes[1][0]
+    for name in ("frames", "words", "modality"):
+        np.testing.assert_array_equal(*(ShardSet([tmp_path / k]).column(name) for k in "ab"))
+    plain = [
+        sorted(s) for p in sorted((tmp_path / "a").glob("*.tar")) for s in wds.WebDataset([str(p)], shardshuffle=False)
+    ]
+    assert [len([field for field in sample if field.endswith("jpg")]) for sample in plain] == [6, 0, 0, 0, 1, 0]
+
+
+def test_damaged_frames_that_are_shared_cost_every_sample_that_has_them(media, tmp_path):
+    records = [Record(f"q{n}", "image", f"{n // 2}.png", turns(f"q{n}")) for n in range(4)]
+    write_shards(plan_shards(records, media, tmp_path, SETTINGS), ShardWork(workers=1))
+    shard = tmp_path / "shard-00000.tar"
+    members, samples = (np.load(path) for path in index_paths(shard))
+    data = bytearray(shard.read_bytes())
+    data[int(members[samples[0]["first"]]["offset"]) + 40] ^= 0xFF
+    shard.write_bytes(data)
+    good, bad = readable(ShardSet([tmp_path]))
+    assert list(good) == [2, 3]
+    assert set(bad.values()) == {"checksum of 0000.jpg differs"}
+
+
 def test_webp_and_a_bounded_side(media, tmp_path):
     settings = dataclasses.replace(SETTINGS, codec="webp", short_side=16)
     write_shards(plan_shards(RECORDS[:2], media, tmp_path / "w", settings), ShardWork(workers=1))
@@ -174,7 +213,9 @@ def flip(path, place):
 def kill_before_index(out):
     (out / "shards.json").unlink()
     (out / "shard-00001.samples.npy").unlink()
-    (out / "shard-00001.tar.4242.tmp").write_bytes(b"half")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (out / f"shard-00001.tar.{socket.gethostname()}-{gone.pid}-0123abcd.tmp").write_bytes(b"half")
 
 
 def kill_of_a_plain_writer(out):
@@ -506,5 +547,26 @@ def test_few_files_stay_open(made, media, tmp_path, monkeypatch):
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     assert everything(shards)[::-1] == [shards.read(n) for n in reversed(range(len(shards)))]
     if before is not None:
-        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        assert len(os.listdir("/proc/self/fd")) <= before + 4  # a tar and its index each
     shards.close()
+
+
+def test_a_set_of_more_shards_than_open_files_are_allowed_can_be_read(media, tmp_path):
+    resource = pytest.importorskip("resource")
+    many = [Record(f"r{n}", "text", "", turns("a talk")) for n in range(300)]
+    plan = plan_shards(many, media, tmp_path / "out", ShardSettings(samples_per_shard=1))
+    write_shards(plan, ShardWork(workers=1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 150, hard))
+    try:
+        shards = ShardSet([tmp_path / "out"])
+        assert [raw.meta["id"] for raw in everything(shards)] == [r.id for r in many]
+        shards.close()
+        shards.close()
+        here = len(os.listdir("/proc/self/fd"))  # that of the list itself is free again: one more can be opened
+        resource.setrlimit(resource.RLIMIT_NOFILE, (here, hard))
+        with pytest.raises(ConfigError, match=r"Too many open files.*ulimit -n"):
+            ShardSet([tmp_path / "out"], skip_damaged=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -135,9 +135,14 @@ def test_features_of_another_encoder_are_refused(make_stage, train, tiny_world, 
     data = ClipDataModule(stage.processor(), [str(shards)], batch_size=4)
     with pytest.raises(ConfigError, match="features of another encoder"):
         train(stage, data=data)
+    data = ClipDataModule(stage.processor(), [str(shards)], batch_size=4)
     data.cache = FeatureCache(tmp_path / "kept", stage.lmm.encoder, "square")
     with pytest.raises(ConfigError, match="set it to null"):
-        data.setup("fit")
+        train(stage, data=data)
+    assert not (tmp_path / "kept").exists()
+    mixed = [str(shards), str(tiny_world / "shards" / "video_sft")]
+    with pytest.raises(ConfigError, match="a batch cannot hold both"):
+        train(stage, data=ClipDataModule(stage.processor(), mixed, batch_size=4))
 
 
 class StopAt(GracefulStop):

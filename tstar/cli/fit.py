@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         if status:
             return status
     last = list(folder.stages.values())[-1]
+    ranks = leave_ranks()
     if not is_first_process():
         return 0
     facts = {"seconds": round(time.monotonic() - begun, 1), "peak_memory_mib": peak_memory_mib()}
@@ -49,10 +50,22 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         from tstar.cli.validate import evaluate_checkpoint
         from tstar.ops.cpu_threads import threads_of_waiting_ranks
 
-        with threads_of_waiting_ranks():
+        with threads_of_waiting_ranks(ranks):
             evaluate_checkpoint(last.last, out=folder.path, evaluation=recipe.evaluation)
     say_written(folder, time.monotonic() - begun)
     return 0
+
+
+def leave_ranks() -> int:
+    """End the group of processes that trained together: the first goes on alone. How many of them were on this machine."""
+    from torch import distributed
+
+    from tstar.ops.cpu_threads import ranks_here
+
+    ranks = ranks_here()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    return ranks
 
 
 def check_files(recipe: Recipe) -> None:

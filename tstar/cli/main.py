@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tstar.cli.process import keep_freed_memory, share_cores
-from tstar.errors import ConfigError, DataError, suggest
+from tstar.errors import ConfigError, TstarError, suggest
 
 USER_MISTAKE = 2
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: long clips are a fifth quicker
     try:
         return _dispatch(arguments, rest)
-    except (ConfigError, DataError) as error:
+    except TstarError as error:
         print(f"tstar: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
@@ -170,7 +170,7 @@ def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
     shard = commands.add_parser(
         "shard",
         help="turn annotation files and media into tar shards; check and look at them",
-        description="Decode every video once and write its sampled frames with the conversations into WebDataset tars. A killed "
+        description="Decode videos and write their sampled frames with the conversations into WebDataset tars. A killed "
         "call goes on where it stopped when it is given again. --verify and --inspect check and describe finished ones in --out.",
         epilog="sets:\n" + "\n".join(f"  {s.name:<17} {s.text}; from {s.source}" for s in SETS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -202,7 +202,7 @@ def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--max-bad-fraction",
         type=float,
         metavar="X",
-        help="malformed records that are left out; more is an error (default: 0.01)",
+        help="share of records, malformed or of unusable media, that may be left out; more is an error (default: 0.01)",
     )
     shard.add_argument(
         "--quarantine", metavar="FILE", help="list of unusable media, as an earlier call left it in its --out"
@@ -223,12 +223,18 @@ def _add_shard(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     shard.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     for setting in dataclasses.fields(ShardSettings):
-        text = ShardSettings.HELP[setting.name]
         shard.add_argument(
             f"--{setting.name.replace('_', '-')}",
-            type=type(setting.default),
-            help=f"{text} (default: {setting.default})",
+            type=_truth if isinstance(setting.default, bool) else type(setting.default),
+            help=f"{ShardSettings.HELP[setting.name]} (default: {str(setting.default).lower()})",
         )
+
+
+def _truth(text: str) -> bool:
+    """ "true" or "false"."""
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text == "true"
 
 
 def _part(text: str) -> tuple[int, int]:

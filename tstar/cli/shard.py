@@ -34,10 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = _settings(arguments)
     if not chosen["out"]:
         raise ConfigError("--out is missing; name the folder of the shards")
-    if arguments.verify:
-        return _verify(Path(chosen["out"]), arguments)
-    if arguments.inspect:
-        return _inspect(Path(chosen["out"]), arguments)
+    if arguments.verify or arguments.inspect:
+        from tstar.data.remote_shards import is_remote
+
+        if is_remote(chosen["out"]):
+            raise ConfigError(f"--verify and --inspect read local folders, and {chosen['out']} is a URL")
+        return (_verify if arguments.verify else _inspect)(Path(chosen["out"]), arguments)
     if not chosen["source"]:
         raise ConfigError("no annotation files are given; name them, or `source` in --config")
     if arguments.encode:
@@ -68,6 +70,8 @@ def _checked(name: str, value: Any, where: str) -> Any:
         return value
     default = DEFAULTS[name]
     kind = str if default is None else type(default)
+    if kind is bool and isinstance(value, bool):
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ConfigError(f"{where}: {name} must be {kind.__name__}, got {value!r}")
     return kind(value)
@@ -78,11 +82,12 @@ def _write(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
     from tstar.data.records import read_records
     from tstar.data.shard_estimate import estimate_shards
     from tstar.data.shard_plan import plan_shards
-    from tstar.data.sharding import ShardWork, upload_shards, write_shards
+    from tstar.data.sharding import ShardWork, write_shards
 
     settings = ShardSettings(**{f.name: chosen[f.name] for f in dataclasses.fields(ShardSettings)})
     limit = chosen["time_limit"] or None
-    work = ShardWork(workers=arguments.workers, time_limit=limit, part=arguments.part)
+    budget = chosen["max_bad_fraction"]
+    work = ShardWork(workers=arguments.workers, time_limit=limit, part=arguments.part, max_bad_fraction=budget)
     sources, (out, url) = [Path(s) for s in chosen["source"]], _place(chosen["out"], arguments)
     root = Path(chosen["media_root"]) if chosen["media_root"] else _folder_of(sources[0])
     quarantine = read_quarantine(Path(chosen["quarantine"])) if chosen["quarantine"] else {}
@@ -91,7 +96,7 @@ def _write(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
             sources,
             get_set(chosen["set"]),
             media_root=root,
-            max_bad_fraction=chosen["max_bad_fraction"],
+            max_bad_fraction=budget,
             progress=update,
         )
     _tell(arguments, _describe_reading(reading))
@@ -107,17 +112,16 @@ def _write(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps({**reading.counts(), "estimate": dataclasses.asdict(estimate)}, indent=1))
             return 0
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a folder, got the file {out}")
     with bar("sharding", "samples", quiet=arguments.json) as update:
         summary = write_shards(plan, work, progress=update, about=reading.counts())
     reading.save(out)
-    if url:
-        with bar("uploading", "files", quiet=arguments.json) as update:
-            upload_shards(out, url, update)
+    _send(out, url, arguments)
     if arguments.json:
         print(json.dumps({**dataclasses.asdict(summary), "reading": reading.counts()}, indent=1))
     else:
-        print(describe(summary) + (f"\nall of it is in {url} too" if url else ""), flush=True)
+        print(describe(summary), flush=True)
     return 0
 
 
@@ -208,6 +212,9 @@ def _encode(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
 
     if len(chosen["source"]) != 1 or not Path(chosen["source"][0]).is_dir():
         raise ConfigError("--encode takes the folder of one finished set of shards as SOURCE")
+    if arguments.part != (1, 1):
+        raise ConfigError("--part does not go with --encode: give each machine sets of its own")
+    out, url = _place(chosen["out"], arguments)
     config = next(iter(read_recipe([Path(arguments.encode)], [], None).stages.values()))
     vision = (config["model"].get("init_args") or {}).get("vision")
     if not vision:
@@ -225,15 +232,25 @@ def _encode(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
         }
         summary = encode_shards(
             Path(chosen["source"][0]),
-            Path(chosen["out"]),
+            out,
             lambda raw: stored_features(
                 encoder, encoder_input(raw, encoder.image_size, Stage.resized), np.dtype(dtype)
             ),
             about,
             progress=update,
         )
+    _send(out, url, arguments)
     print(json.dumps(dataclasses.asdict(summary), indent=1) if arguments.json else describe(summary), flush=True)
     return 0
+
+
+def _send(out: Path, url: str | None, arguments: argparse.Namespace) -> None:
+    from tstar.data.sharding import upload_shards
+
+    if url:
+        with bar("uploading", "files", quiet=arguments.json) as update:
+            upload_shards(out, url, update)
+        _tell(arguments, f"copied to {url}")
 
 
 def _verify(folder: Path, arguments: argparse.Namespace) -> int:
@@ -259,7 +276,7 @@ def _inspect(folder: Path, arguments: argparse.Namespace) -> int:
     sheet = Path(arguments.sheet) if arguments.sheet else folder / "contact_sheet.png"
     try:
         contact_sheet(folder, sheet)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name whose ending is no picture's
         raise DataError(f"cannot write {sheet} ({error}); choose another --sheet") from error
     if arguments.json:
         print(json.dumps({**facts, "sheet": str(sheet)}, indent=1))

@@ -98,6 +98,7 @@ class ClipDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Encode what the cache lacks; in the first process, while the others wait."""
+        self._check_encoders()
         if self.cache is not None:
             device = self.trainer.strategy.root_device if self.trainer is not None else None
             with threads_of_waiting_ranks():
@@ -106,26 +107,31 @@ class ClipDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """From here on samples come with features, where there is a cache; stored ones must be of the encoder that is used."""
-        for source in self._sources():
-            self._check_encoders(source.shards.encoders)
+        self._check_encoders()
         if self.cache is not None:
             for source in self._sources():
                 source.features = self.cache.open(source.shards.parts())
 
-    def _check_encoders(self, keys: set[str]) -> None:
-        if keys == {""}:
-            return
-        if self.cache is not None:
-            raise ConfigError(
-                "data.features keeps what is made of frames, and data.shards hold features; set it to null"
-            )
-        assert self.trainer is not None
-        stage: Any = self.trainer.lightning_module
-        if not keys <= {"", stage.features_key(self.features_dtype)}:
-            raise ConfigError(
-                "data.shards hold features of another encoder, preprocessing or precision than this stage's (vision, "
-                "run.matmul_precision, data.features_dtype); make them with `tstar shard --encode` and this recipe"
-            )
+    def _check_encoders(self) -> None:
+        for source in self._sources():
+            keys = source.shards.encoders
+            if keys == {""}:
+                continue
+            if "" in keys:
+                raise ConfigError(
+                    "data.shards hold frames in one folder and features in another; a batch cannot hold both"
+                )
+            if self.cache is not None:
+                raise ConfigError(
+                    "data.features keeps what is made of frames, and data.shards hold features; set it to null"
+                )
+            assert self.trainer is not None
+            stage: Any = self.trainer.lightning_module
+            if keys != {stage.features_key(self.features_dtype)}:
+                raise ConfigError(
+                    "data.shards hold features of another encoder, preprocessing or precision than this stage's (vision, "
+                    "run.matmul_precision, data.features_dtype); make them with `tstar shard --encode` and this recipe"
+                )
 
     def _settings(self) -> LoaderSettings:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

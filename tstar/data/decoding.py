@@ -114,7 +114,7 @@ def take_frames(path: str | Path, sampling: FrameSampling, decoder: str, make: C
         try:
             items = [make(frame) for frame in DECODERS[name](path, different.tolist(), len(packets.starts))]
             return Taken([items[i] for i in where], times, packets.duration, name)
-        except (DataError, ConfigError):  # of ``make``, or of a decoder that is not there
+        except (DataError, ConfigError, MemoryError):  # of ``make``, or of a decoder that is not there
             raise
         except Exception as error:  # the decoders raise types of their own, down to bare Exception
             refusal = error
@@ -129,10 +129,12 @@ def _reason(error: Exception | None) -> str:
 
 def _list_packets(path: Path) -> _Packets:
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise DataError(f"no video stream in {path}")
+            if stream.codec_context is None:
+                raise DataError(f"cannot decode video {path} (FFmpeg does not know its codec)")
             listed = [
                 _Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard)
                 for p in container.demux(stream)
@@ -142,8 +144,12 @@ def _list_packets(path: Path) -> _Packets:
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             codec, promised = stream.codec_context.name, _promised(container, stream)
             lacking = _lacking_bytes(path) if "mp4" in container.format.name else 0
+    except DataError:
+        raise
     except av.error.FFmpegError as error:
         raise DataError(f"cannot open video {path} ({error.strerror}); is it complete?") from error
+    except Exception as error:  # damaged headers make PyAV raise other types, too
+        raise DataError(f"cannot open video {path} ({_reason(error)}); is it complete?") from error
     if lacking:
         raise DataError(f"video {path} ends early: its last {lacking} bytes are missing; is it complete?")
     shown = [p for p in listed if not p.discard]
@@ -255,7 +261,7 @@ def _read_pyav(path: Path, chosen: list[int], count: int) -> Iterator[np.ndarray
     given = 0
     last: Any = None
     number = -1
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.best("video")
         assert stream is not None  # it was there a moment ago
         stream.codec_context.thread_count = 1  # frame threads hang when decoding stops early

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from tstar.data.sample_source import DAMAGE
-from tstar.data.shard_index import FEATURES, RawSample, ShardSet, read_manifest
+from tstar.data.shard_index import FEATURES, FRAMES_OF, RawSample, ShardSet, read_manifest
 from tstar.data.shard_writing import claim, complete_set, describe_tars, is_whole, read_skipped, write_tar
 from tstar.data.sharding import Progress, ShardSummary
 from tstar.errors import DataError
 
 Encode = Callable[[RawSample], np.ndarray]
 """Frames of a stored sample to features, [M, N, d_vision], as they are to be stored."""
-REMEMBERED = 8
 
 
 def encode_shards(
@@ -64,21 +62,24 @@ def encode_shards(
 
 
 def _encoded(source: Path, name: str, encode: Encode, skipped: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    """The samples of one shard with features; what is asked about the same frames again soon is not encoded again."""
+    """The samples of one shard with features, stored once for all that is asked about the same frames."""
     shards = ShardSet([source], only=name)
-    known: OrderedDict[str, bytes] = OrderedDict()
+    written: dict[str, str] = {}
     for number in range(len(shards)):
         key = shards.locate(number)[1]
         try:
             raw = shards.read(number)
-            frames = raw.meta["checksum"]
-            if frames not in known:
+            features: dict[str, bytes] = {}
+            meta = {k: v for k, v in raw.meta.items() if k != FRAMES_OF}
+            if meta["checksum"] in written:
+                meta[FRAMES_OF] = written[meta["checksum"]]
+            else:
                 buffer = io.BytesIO()
                 np.save(buffer, encode(raw), allow_pickle=False)
-                known[frames] = buffer.getvalue()
-                while len(known) > REMEMBERED:
-                    known.popitem(last=False)
-            yield {"__key__": key, "json": json.dumps(raw.meta, ensure_ascii=False).encode(), FEATURES: known[frames]}
+                features = {FEATURES: buffer.getvalue()}
+                written[meta["checksum"]] = key
         except DAMAGE as error:
-            skipped.append({"id": key, "media": name, "reason": str(error)})
+            skipped.append({"id": key, "media": name, "reason": str(error), "kind": "unusable"})
+        else:
+            yield {"__key__": key, "json": json.dumps(meta, ensure_ascii=False).encode(), **features}
     shards.close()

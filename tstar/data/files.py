@@ -1,18 +1,58 @@
-"""Files written whole or not at all, and their digests."""
+"""Files written whole or not at all, their digests, and what killed processes leave behind."""
 
 import hashlib
 import os
+import re
+import socket
+import time
+import uuid
 from pathlib import Path
+
+STALE_SECONDS = 86_400
+_TEMPORARY = re.compile(r"\.([^.]*)-(\d+)-[0-9a-f]{8}\.tmp$")
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other process takes, on this machine or another, and that :func:`sweep` knows."""
+    host = re.sub(r"[^\w-]", "_", socket.gethostname())
+    return path.with_name(f"{path.name}.{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write under another name, sync, rename: after a kill there is the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete temporary files of processes that are gone: dead ones of this machine, others' after a day."""
+    host = re.sub(r"[^\w-]", "_", socket.gethostname())
+    for path in folder.glob("*.tmp"):
+        name = _TEMPORARY.search(path.name)
+        try:
+            dead = bool(name) and name[1] == host and not _is_alive(int(name[2]))
+            if dead or time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def file_digest(path: Path) -> str:

@@ -15,7 +15,7 @@ BASE_SEED = 2025
 BASE_SIZE = 131_000
 
 _NUMBER = r"\s*(?:0(?:\.\d+)?|\.\d+|1(?:\.0*)?)\s*"
-_BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
+_BOX = re.compile(rf"\[(?=[^\]]*\.){_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]")
 _REGION = re.compile(
     r"bounding[ -]box(?:es)? coordinate|coordinates? of the bounding[ -]box|for this region", re.IGNORECASE
 )

@@ -13,7 +13,8 @@ MARK = "in quarantine: "
 
 
 def quarantine_lines(skipped: Sequence[Mapping[str, str]]) -> str:
-    """JSON Lines of the media of records that were left out: media, reason, and how many records want it."""
+    """JSON Lines of media that cannot be used: media, reason, and how many records want it; not of those that may come yet."""
+    skipped = [skip for skip in skipped if skip.get("kind") in ("unusable", "quarantine")]
     counts = Counter(skip["media"] for skip in skipped)
     reasons = {skip["media"]: skip["reason"].removeprefix(MARK) for skip in reversed(skipped)}
     lines = ({"media": media, "reason": reasons[media], "records": count} for media, count in counts.items())

@@ -23,6 +23,8 @@ from tstar.errors import DataError
 
 Progress = Callable[[int, int], None]
 MALFORMED = "malformed"
+LOOKED_FOR = 50
+"""Media of a file that are looked for to know which folder its paths start from."""
 
 
 class Dropped(NamedTuple):
@@ -48,6 +50,8 @@ class Records(Sequence[Record]):
         self.files, self.rows, self.mend = list(files), list(rows), mend
         self._file = array("L")
         self._place = array("L")
+        self._group = array("L")
+        """Number of the first record about the same medium, of each record."""
 
     def __len__(self) -> int:
         return len(self._file)
@@ -71,10 +75,11 @@ class Records(Sequence[Record]):
         record = parse_record(parse_row(rows[place], where), where, mend=self.mend)
         return replace(record, media=f"{prefix}/{record.media}") if prefix and record.media else record
 
-    def add(self, file: int, place: int) -> None:
-        """Use this row."""
+    def add(self, file: int, place: int, group: int) -> None:
+        """Use this row; records of one group have the same medium."""
         self._file.append(file)
         self._place.append(place)
+        self._group.append(group)
 
     def origin(self, number: int) -> tuple[Path, int]:
         """File and row of a record."""
@@ -89,8 +94,13 @@ class Records(Sequence[Record]):
         """Only these, in this order."""
         taken = Records(self.files, self.rows, self.mend)
         for number in numbers:
-            taken.add(self._file[number], self._place[number])
+            taken.add(self._file[number], self._place[number], self._group[number])
         return taken
+
+    def by_medium(self) -> "Records":
+        """In the order of the first record about each medium, so that what is asked about one follows each other."""
+        order = np.argsort(np.array(self._group), kind="stable")
+        return self if (np.diff(order) == 1).all() else self.take(order.tolist())
 
 
 @dataclass
@@ -151,21 +161,23 @@ def read_records(
     rows = [find_rows(file.path) for file in files]
     files = [replace(f, prefix=_prefix(f, r, media_root)) for f, r in zip(files, rows, strict=True)]
     reading = Reading(record_set.name, Records(files, rows, record_set.mend), sum(map(len, rows)))
+    media: dict[str, int] = {}
     for number, found in enumerate(rows):
         for place in range(len(found)):
-            _sort_in(reading, record_set, number, place)
+            _sort_in(reading, record_set, number, place, media)
             done = len(reading.records) + len(reading.dropped)
             if progress and done % 4096 == 0:
                 progress(done, reading.rows)
     _check(reading, sources, max_bad_fraction)
     if record_set.draw is not None:
         _draw(reading, record_set.draw)
+    reading.records = reading.records.by_medium()
     _compare(reading, record_set)
     return reading
 
 
-def _sort_in(reading: Reading, record_set: RecordSet, file: int, place: int) -> None:
-    """Use one row, or say why not."""
+def _sort_in(reading: Reading, record_set: RecordSet, file: int, place: int, media: dict[str, int]) -> None:
+    """Use one row, or say why not. ``media`` holds the first record about each."""
     records = reading.records
     rows = records.rows[file]
     try:
@@ -178,7 +190,8 @@ def _sort_in(reading: Reading, record_set: RecordSet, file: int, place: int) -> 
     if unwanted:
         reading.dropped.append(Dropped(str(rows.path), rows.numbers[place], unwanted, record.id))
     else:
-        records.add(file, place)
+        new = len(records)
+        records.add(file, place, media.setdefault(record.media, new) if record.media else new)
 
 
 def _check(reading: Reading, sources: Sequence[Path], max_bad_fraction: float) -> None:
@@ -220,16 +233,18 @@ def _compare(reading: Reading, record_set: RecordSet) -> None:
 
 
 def _prefix(file: SourceFile, rows: Rows, media_root: Path | None) -> str:
-    """A file's own folder below the media, if its first medium lies there and not directly in the media folder."""
+    """A file's own folder below the media, if the first of some of its media that is anywhere lies there."""
     if not file.prefix or media_root is None:
         return ""
-    for place in range(len(rows)):
+    for place in range(0, len(rows), max(1, len(rows) // LOOKED_FOR)):
         try:
             media = parse_record(parse_row(rows[place], ""), "").media
         except DataError:
             continue
-        top = media.split("/", 1)[0]
-        return file.prefix if (media_root / file.prefix / top).exists() and not (media_root / top).exists() else ""
+        if (media_root / media).is_file():
+            return ""
+        if (media_root / file.prefix / media).is_file():
+            return file.prefix
     return ""
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,17 @@ import fsspec
 from filelock import FileLock
 
 from tstar.data.files import file_digest, write_whole
-from tstar.errors import ConfigError, DataError
+from tstar.errors import ConfigError, DataError, TstarError
 
 ORIGIN = "origin.json"
+FETCHES = 16
+"""Small files fetched at once."""
 TRIES = 3
 WAIT_SECONDS = 2.0
+
+
+class UnreachableError(TstarError):
+    """A tar cannot be had now. No sample's fault: nothing takes its place, so that the order stays."""
 
 
 def is_remote(folder: str | Path) -> bool:
@@ -65,9 +72,10 @@ class ShardCache:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(f"{url}/{manifest} is damaged ({type(error).__name__}: {error})") from error
             known = (local / manifest).read_bytes() if (local / manifest).is_file() else None
-            for name in names:
-                if known != now or not (local / name).is_file():
-                    write_whole(local / name, _read(f"{url.rstrip('/')}/{name}"))
+            wanted = [name for name in names if known != now or not (local / name).is_file()]
+            with ThreadPoolExecutor(FETCHES) as pool:
+                for name, data in zip(wanted, pool.map(lambda n: _read(f"{url.rstrip('/')}/{n}"), wanted), strict=True):
+                    write_whole(local / name, data)
             if known is not None and known != now:  # its tars are of another making
                 for path in local.glob("*.tar"):
                     path.unlink(missing_ok=True)
@@ -75,26 +83,42 @@ class ShardCache:
             write_whole(local / manifest, now)
         return local
 
-    def fetch(self, shard: Path, size: int, digest: str) -> None:
-        """Bring one tar of an opened set here, unless it is here.
+    def check_room(self, size: int) -> None:
+        """Refuse a limit that one run's sets do not fit into: in a shuffled order tars would be fetched again and again."""
+        if self.max_bytes is not None and size > self.max_bytes:
+            raise ConfigError(
+                f"data.cache_gb is {self.max_bytes / 1e9:g} and the sets at URLs have {size / 1e9:.3g}; in a shuffled order every "
+                "sample comes from another tar, so all must fit: raise it, or leave it out"
+            )
+
+    def open_tar(self, shard: Path, size: int, digest: str) -> int:
+        """A descriptor of one tar of an opened set, which is brought here unless it is here.
 
         Raises:
-            DataError: it cannot be reached, or is not what the manifest says.
+            UnreachableError: it cannot be reached, or is not what the manifest says.
         """
         with FileLock(shard.with_suffix(".lock")):
-            if shard.is_file() and shard.stat().st_size == size:
-                os.utime(shard)
-                return
-            url = f"{json.loads((shard.parent / ORIGIN).read_text())['url'].rstrip('/')}/{shard.name}"
-            temporary = shard.with_suffix(".part")
-            _download(url, temporary)
-            if temporary.stat().st_size != size or file_digest(temporary) != digest:
-                temporary.unlink()
-                raise DataError(f"{url} is not what its manifest says (size or sha256 differs)")
-            temporary.replace(shard)
+            if not shard.is_file() or shard.stat().st_size != size:
+                self._fetch(shard, size, digest)
+            os.utime(shard)
+            opened = os.open(shard, os.O_RDONLY)
         self._make_room(shard)
+        return opened
+
+    def _fetch(self, shard: Path, size: int, digest: str) -> None:
+        url = f"{json.loads((shard.parent / ORIGIN).read_text())['url'].rstrip('/')}/{shard.name}"
+        temporary = shard.with_suffix(".part")
+        try:
+            _download(url, temporary)
+        except DataError as error:
+            raise UnreachableError(str(error)) from error
+        if temporary.stat().st_size != size or file_digest(temporary) != digest:
+            temporary.unlink()
+            raise UnreachableError(f"{url} is not what its manifest says (size or sha256 differs)")
+        temporary.replace(shard)
 
     def _make_room(self, keep: Path) -> None:
+        """Delete tars that were opened longest ago, of other sets' runs too; who has one open reads on."""
         if self.max_bytes is None:
             return
         tars = []
@@ -106,30 +130,52 @@ class ShardCache:
             if total <= self.max_bytes:
                 return
             if path != keep:
-                path.unlink(missing_ok=True)  # a process that has it open reads on
+                path.unlink(missing_ok=True)
                 total -= size
 
 
-def upload(
-    folder: Path, url: str, names: list[str], last: str, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Copy files of a folder to a URL, one of them last; those that are there in full size are left.
+def upload(folder: Path, url: str, manifest: str, progress: Callable[[int, int], None] | None = None) -> None:
+    """Copy a finished set to a URL, its manifest last. Tars that are there with the same sha256, by the manifest there, are left.
+
+    Args:
+        folder: of the set.
+        url: where to.
+        manifest: name of the file that lists its shards.
+        progress: called with (files done, files in all).
 
     Raises:
         DataError: the place cannot be written.
     """
     target = url.rstrip("/")
+    mine = json.loads((folder / manifest).read_text())
+    tars = [entry["file"] for entry in mine["shards"]]
+    stems = {Path(name).stem for name in tars}
+    beside = sorted(p.name for p in folder.iterdir() if p.name.split(".")[0] in stems and p.suffix in (".npy", ".json"))
+    lists = [p.name for p in sorted(folder.glob("*.jsonl"))] + [n for n in ("records.json",) if (folder / n).is_file()]
     try:
         system, path = fsspec.core.url_to_fs(target)
         system.makedirs(path, exist_ok=True)
-        for done, name in enumerate([*(n for n in names if n != last), last], 1):
-            size = (folder / name).stat().st_size
-            if name == last or not system.exists(f"{path}/{name}") or system.size(f"{path}/{name}") != size:
-                system.put_file(str(folder / name), f"{path}/{name}")
+        there = _entries(system, f"{path}/{manifest}")
+        same = {entry["file"] for entry in mine["shards"] if there.get(entry["file"]) == entry["sha256"]}
+        if there and set(there) != same:
+            system.rm_file(f"{path}/{manifest}")  # nobody shall read old and new mixed
+        names = [name for name in tars if name not in same] + beside + lists + [manifest]
+        for done, name in enumerate(names, 1):
+            system.put_file(str(folder / name), f"{path}/{name}")
             if progress:
                 progress(done, len(names))
     except Exception as error:  # every protocol has types of its own
         raise DataError(f"cannot write {target} ({type(error).__name__}: {error})") from error
+
+
+def _entries(system: Any, path: str) -> dict[str, str]:
+    """sha256 of the tars of a set, by name; none if there is no set."""
+    if not system.exists(path):
+        return {}
+    try:
+        return {entry["file"]: entry["sha256"] for entry in json.loads(system.cat_file(path))["shards"]}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _read(url: str) -> bytes:

@@ -1,12 +1,12 @@
 """How large a set of shards will be, and how long it will take, from a few of its records."""
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tstar.data.shard_plan import ShardPlan
+from tstar.data.sharding import make_sample
 from tstar.data.stored_media import MediaReader
 from tstar.errors import DataError
 
@@ -40,22 +40,29 @@ def estimate_shards(plan: ShardPlan, tries: int = 16, time_limit: float | None =
     """
     total = len(plan.records)
     tries = min(tries, total)
-    size = unusable = 0
+    texts = frames = unusable = asked = 0
     with MediaReader(plan.settings, time_limit) as reader:
         reader.start()
         begun = time.monotonic()
         for n in range(tries):
             record = plan.records[(2 * n + 1) * total // (2 * tries)]
-            sizes = [len(json.dumps(record.conversations, ensure_ascii=False).encode()) + 400]
             try:
-                if record.media:
-                    sizes += map(len, reader.read(plan.media_root / record.media, record.modality).frames)
-                size += sum(BLOCK + -(-s // BLOCK) * BLOCK for s in sizes)
-            except (DataError, OSError):
+                sample = make_sample(record, plan.keys[0], plan.media_root, reader, {})
+            except DataError:
                 unusable += 1
+                continue
+            asked += bool(record.media)
+            texts += _in_tar(len(sample["json"]))
+            frames += sum(_in_tar(len(data)) for name, data in sample.items() if name not in ("__key__", "json"))
         seconds = time.monotonic() - begun
-    whole = total / max(tries, 1)
-    return Estimate(total, round(size * whole), seconds * whole, tries, unusable, _free(plan.out))
+    usable = total * (1 - unusable / max(tries, 1))
+    clips = plan.clips * usable / total / max(asked, 1)
+    size = texts * usable / max(tries - unusable, 1) + frames * clips
+    return Estimate(total, round(size), seconds * clips, tries, unusable, _free(plan.out))
+
+
+def _in_tar(size: int) -> int:
+    return BLOCK + -(-size // BLOCK) * BLOCK
 
 
 def _free(folder: Path) -> int:

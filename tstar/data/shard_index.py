@@ -3,11 +3,12 @@
 A shard set is a folder of ``shard-00000.tar`` (plain WebDataset tars), two numpy files beside each, and ``shards.json``:
 
 - ``.members.npy``: field, offset, size and crc32 of every file in the tar;
-- ``.samples.npy``: key, first member, member count, modality, frames and words of every sample.
+- ``.samples.npy``: key, first member, member count, modality, frames, words, and whose frames it has, of every sample.
 
-Both are memory-mapped, so opening a set costs the same whatever its size.
+Samples are read at the start, some 50 bytes each; members are mapped while a shard is read from, and few shards are open at once.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -25,14 +26,23 @@ import numpy as np
 
 from tstar.data.annotations import check_turns
 from tstar.data.remote_shards import ShardCache, is_remote
-from tstar.errors import DataError
+from tstar.errors import ConfigError, DataError
 
 MANIFEST = "shards.json"
 MEMBER = np.dtype([("field", "S16"), ("offset", "<u8"), ("size", "<u8"), ("crc32", "<u4")])
 MODALITIES = ("text", "image", "video")
+FRAMES_OF = "frames_of"
+"""In the JSON of a sample without frames: key of the earlier sample of its tar whose frames, or features, are also its own."""
 FEATURES = "features.npy"
 """Field of a sample that holds features in place of frames."""
 OPEN_SHARDS = 64
+OUR_FAULT = {
+    errno.EMFILE: "raise the number of open files (ulimit -n)",
+    errno.ENFILE: "the system has too many open files",
+    errno.ENOMEM: "there is not enough memory",
+    errno.EACCES: "it must be readable",
+}
+"""Errors of the system that say nothing against a file."""
 REMEDY = "run the same `tstar shard` again"
 
 
@@ -46,6 +56,7 @@ def sample_dtype(key_bytes: int) -> np.dtype:
             ("modality", "u1"),
             ("frames", "<u2"),
             ("words", "<u4"),
+            ("frames_of", "<u4"),
         ]
     )
 
@@ -82,19 +93,22 @@ def build_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     """Walk a finished tar once and describe its members and samples."""
     members: list[tuple] = []
     samples: list[tuple] = []
+    rows: dict[str, int] = {}
     with tarfile.open(shard) as tar, shard.open("rb") as raw:
         for info in tar:
             key, field = info.name.split(".", 1)
             raw.seek(info.offset_data)
             data = raw.read(info.size)
             if not samples or samples[-1][0] != key.encode():
-                samples.append((key.encode(), len(members), 0, 0, 0, 0))
+                rows[key] = len(samples)
+                samples.append((key.encode(), len(members), 0, 0, 0, 0, rows[key]))
             head = list(samples[-1])
             head[2] += 1
             if field == "json":
                 meta = json.loads(data)
                 words = sum(len(t["value"].split()) for t in meta["conversations"])
-                head[3:] = [MODALITIES.index(meta["modality"]), len(meta["timestamps"]), words]
+                owner = rows[meta.get(FRAMES_OF, key)]
+                head[3:] = [MODALITIES.index(meta["modality"]), len(meta["timestamps"]), words, owner]
             samples[-1] = tuple(head)
             members.append((field.encode(), info.offset_data, info.size, zlib.crc32(data)))
     longest = max((len(s[0]) for s in samples), default=1)
@@ -107,6 +121,12 @@ def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     for path in index_paths(shard):
         try:
             arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
+        except OSError as error:
+            if error.errno in OUR_FAULT:
+                raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error
+            raise DataError(
+                f"shard index {path} is missing or damaged ({error.strerror or error}); {REMEDY}"
+            ) from error
         except Exception as error:  # a damaged header makes numpy raise many types, down to tokenize's
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"shard index {path} is missing or damaged ({reason}); {REMEDY}") from error
@@ -124,16 +144,17 @@ def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     return members, samples
 
 
-def _checked(shard: Path, entry: dict[str, Any], *, remote: bool) -> tuple[np.ndarray, np.ndarray]:
+def _checked(shard: Path, entry: dict[str, Any], *, remote: bool) -> np.ndarray:
+    """The samples of a shard, in memory, after a look at its files."""
     size = shard.stat().st_size if shard.is_file() else -1
     if size != entry["bytes"] and not remote:
         found = "is missing" if size < 0 else f"has {size} bytes where {entry['bytes']} were written"
         raise DataError(f"shard {shard} {found}; {REMEDY}")
-    members, samples = load_index(shard)
+    _, samples = load_index(shard)
     if len(samples) != entry["samples"]:
         wrong = f"{len(samples)} samples where {entry['samples']} were written"
         raise DataError(f"shard index {index_paths(shard)[1]} is damaged ({wrong}); {REMEDY}")
-    return members, samples
+    return np.array(samples)  # a mapped one would keep a file open, and there may be thousands
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -202,7 +223,6 @@ class ShardSet:
         self._digests: list[str] = []
         self._remote: list[int] = []
         """Size of each shard that is to be fetched when it is read; 0 for local ones."""
-        self._members: list[np.ndarray] = []
         self._samples: list[np.ndarray] = []
         digest = hashlib.sha256()
         firsts = []
@@ -216,14 +236,13 @@ class ShardSet:
                     continue
                 shard = folder / entry["file"]
                 try:
-                    members, samples = _checked(shard, entry, remote=is_remote(place))
+                    samples = _checked(shard, entry, remote=is_remote(place))
                 except DataError as error:
                     if not skip_damaged:
                         raise DataError(f"{error}, or set data.damaged_shards to skip") from error
                     self.damaged.append(str(error).removesuffix(f"; {REMEDY}"))
                     continue
                 self.shards.append(shard)
-                self._members.append(members)
                 self._samples.append(samples)
                 self._digests.append(entry["sha256"])
                 self._remote.append(entry["bytes"] if is_remote(place) else 0)
@@ -231,11 +250,13 @@ class ShardSet:
         self.digest = digest.hexdigest()
         """Of all shards, used or not."""
         self.numbers = self._choose([*firsts, len(self.shards)], limit)
+        if self.cache is not None:
+            self.cache.check_room(sum(self._remote))
         """Of the samples to use; all, without a limit."""
         if not len(self):
             left_out = f" ({len(self.damaged)} damaged shards were left out)" if self.damaged else ""
             raise DataError(f"no samples in {', '.join(map(str, folders))}{left_out}; run `tstar shard` first")
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def _local(self, folder: str | Path) -> Path:
         """Where a set's manifest and index lie; a remote one's are brought here."""
@@ -263,7 +284,7 @@ class ShardSet:
                     kept.append(shard)
                     used.append(min(left, len(self._samples[shard])))
                     left -= used[-1]
-        columns: list[list[Any]] = [self.shards, self._members, self._samples, self._digests, self._remote]
+        columns: list[list[Any]] = [self.shards, self._samples, self._digests, self._remote]
         for column in columns:
             column[:] = [column[shard] for shard in kept]
         self._starts = np.cumsum([0, *map(len, self._samples)])
@@ -299,54 +320,74 @@ class ShardSet:
             with_frames: False reads its JSON alone.
         """
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-        row = self._samples[shard][number - self._starts[shard]]
-        meta: dict[str, Any] | None = None
-        frames: list[bytes] = []
-        features: np.ndarray | None = None
-        first = int(row["first"])
-        size = os.fstat(self._descriptor(shard)).st_size
-        for member in self._members[shard][first : first + int(row["members"])]:
+        samples = self._samples[shard]
+        own = samples[number - self._starts[shard]]
+        if own["frames_of"] >= len(samples):
+            raise DataError("the index points past the end of the shard")
+        files = self._files(shard, own, with_frames)
+        if with_frames and samples[own["frames_of"]]["key"] != own["key"]:  # another sample of this tar has its frames
+            files = self._files(shard, samples[own["frames_of"]], True) | {"json": files["json"]}
+        if "json" not in files:
+            raise DataError("the sample is incomplete")
+        meta = json.loads(files.pop("json"))
+        stored = files.pop(FEATURES, None)
+        features = None if stored is None else np.load(io.BytesIO(stored), allow_pickle=False)
+        there = len(files) if features is None else len(features)
+        if with_frames and there != len(meta["timestamps"]):
+            raise DataError("the sample is incomplete")
+        check_turns(meta["conversations"], "conversation")
+        return RawSample(meta, tuple(files.values()), features)
+
+    def _files(self, shard: int, row: np.void, with_frames: bool) -> dict[str, bytes]:
+        """The files of one row of the index, checked, by field."""
+        opened, first = self._opened(shard), int(row["first"])
+        size = os.fstat(opened.tar).st_size
+        found: dict[str, bytes] = {}
+        for member in opened.members[first : first + int(row["members"])]:
             if not with_frames and member["field"] != b"json":
                 continue
             if int(member["offset"]) + int(member["size"]) > size:
                 raise DataError("the index points past the end of the shard")
-            data = os.pread(self._descriptor(shard), int(member["size"]), int(member["offset"]))
+            data = os.pread(opened.tar, int(member["size"]), int(member["offset"]))
             field = member["field"].decode(errors="replace")
             if len(data) != member["size"] or zlib.crc32(data) != member["crc32"]:
                 raise DataError(f"checksum of {field} differs")
-            if field == "json":
-                meta = json.loads(data)
-            elif field == FEATURES:
-                features = np.load(io.BytesIO(data), allow_pickle=False)
-            else:
-                frames.append(data)
-        there = len(frames) if features is None else len(features)
-        if meta is None or (with_frames and there != len(meta["timestamps"])):
-            raise DataError("the sample is incomplete")
-        check_turns(meta["conversations"], "conversation")
-        return RawSample(meta, tuple(frames), features)
+            found[field] = data
+        return found
 
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._files:
-            if len(self._files) >= OPEN_SHARDS:
-                os.close(self._files.popitem(last=False)[1])
-            if self._remote[shard] and self.cache is not None:
-                self.cache.fetch(self.shards[shard], self._remote[shard], self._digests[shard])
-            self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
-        self._files.move_to_end(shard)
-        return self._files[shard]
+    def _opened(self, shard: int) -> "_OpenShard":
+        if shard not in self._open:
+            while len(self._open) >= OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+            path, size = self.shards[shard], self._remote[shard]
+            members, _ = load_index(path)
+            try:
+                here = not size or self.cache is None
+                tar = os.open(path, os.O_RDONLY) if here else self.cache.open_tar(path, size, self._digests[shard])
+            except OSError as error:
+                if error.errno in OUR_FAULT:
+                    raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error
+                raise
+            self._open[shard] = _OpenShard(tar, members)
+        self._open.move_to_end(shard)
+        return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker opens files and maps indexes of its own: pickling a mapped array would copy all of it."""
-        return {**self.__dict__, "_files": OrderedDict(), "_members": [], "_samples": []}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for members, samples in map(load_index, self.shards):
-            self._members.append(members)
-            self._samples.append(samples)
+        """A worker opens files of its own."""
+        return {**self.__dict__, "_open": OrderedDict()}
 
     def close(self) -> None:
         """Close the tars; a later read opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class _OpenShard:
+    tar: int
+    """Descriptor."""
+    members: np.ndarray
+    """Mapped."""
+
+    def close(self) -> None:
+        os.close(self.tar)

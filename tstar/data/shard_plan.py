@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ class ShardPlan:
     keys: tuple[str, ...]
     digest: str
     quarantine: Mapping[str, str]
+    clips: int
+    """Pictures and videos whose frames are stored, those that several shards hold counted in each."""
 
     @property
     def names(self) -> list[Path]:
         """The tars."""
-        shards = -(-len(self.records) // self.settings.samples_per_shard)
-        return [self.out / f"shard-{number:05d}.tar" for number in range(shards)]
+        return [self.path(number) for number in range(-(-len(self.records) // self.settings.samples_per_shard))]
+
+    def path(self, number: int) -> Path:
+        """One of them."""
+        return self.out / f"shard-{number:05d}.tar"
 
     def bounds(self, number: int) -> slice:
         """Records of one tar."""
@@ -43,7 +48,7 @@ class ShardPlan:
         return (
             list(records),
             self.media_root,
-            self.names[number],
+            self.path(number),
             self.settings,
             self.keys[bounds],
             time_limit,
@@ -70,9 +75,14 @@ def plan_shards(
     Raises:
         DataError: there are no such media.
     """
-    digest = hashlib.sha256(f"[{json.dumps(asdict(settings), sort_keys=True)}, [".encode())
-    ids, media = [], False
+    digest = hashlib.sha256(f"[{json.dumps(settings.identity(), sort_keys=True)}, [".encode())
+    ids, media, clips = [], False, 0
+    here: set[str] = set()
     for number, record in enumerate(records):
+        if number % settings.samples_per_shard == 0 or not settings.share_frames:
+            here = set()
+        clips += bool(record.media) and record.media not in here
+        here.add(record.media)
         text = json.dumps({**vars(record), "conversations": list(record.conversations)}, sort_keys=True)
         digest.update(f"{', ' if number else ''}{text}".encode())
         ids.append(record.id)
@@ -83,7 +93,7 @@ def plan_shards(
     if media and not media_root.is_dir():
         raise DataError(f"no such media folder: {media_root}")
     return ShardPlan(
-        records, media_root, out, settings, tuple(sample_keys(ids)), digest.hexdigest(), dict(quarantine or {})
+        records, media_root, out, settings, tuple(sample_keys(ids)), digest.hexdigest(), dict(quarantine or {}), clips
     )
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import webdataset as wds
 
-from tstar.data.files import file_digest, write_whole
+from tstar.data.files import file_digest, sweep, temporary_name, write_whole
 from tstar.data.shard_index import MANIFEST, build_index, index_paths, load_index
 from tstar.errors import DataError
 
@@ -25,7 +26,9 @@ def write_tar(shard: Path, samples: Iterable[dict[str, Any]], skipped: Sequence[
         samples: as WebDataset takes them.
         skipped: id, media and reason of what was left out; read when the samples are through.
     """
-    temporary = shard.with_suffix(f".tar.{os.getpid()}.tmp")
+    temporary = temporary_name(shard)
+    for path in index_paths(shard):  # from here on nobody takes an older shard of this name for finished
+        path.unlink(missing_ok=True)
     try:
         with temporary.open("wb") as stream:
             writer = wds.TarWriter(stream, encoder=False, mtime=0, user="tstar", group="tstar")
@@ -77,22 +80,25 @@ def _skipped_path(shard: Path) -> Path:
 
 def claim(out: Path, plan: str) -> None:
     """Mark ``out`` as holding this plan's shards; refuse another's."""
-    claim = out / "plan.sha256"
-    if claim.is_file() and claim.read_text().strip() != plan:
+    mark = out / "plan.sha256"
+    if not mark.is_file():
+        write_whole(mark, f"{plan}\n".encode())
+    elif mark.read_text().strip() != plan:
         raise DataError(f"{out} holds shards made from other records or settings; choose another --out or delete it")
-    write_whole(claim, f"{plan}\n".encode())
 
 
 def describe_tars(shards: Sequence[Path], *, digests: bool = True) -> list[dict[str, Any]]:
     """Entries of a manifest; without ``digests`` quickly, and of no use for one."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # hashing releases Python's lock
+        sums = list(pool.map(file_digest, shards)) if digests else [""] * len(shards)
     return [
         {
             "file": shard.name,
             "samples": len(np.load(index_paths(shard)[1], allow_pickle=False)),
             "bytes": shard.stat().st_size,
-            "sha256": file_digest(shard) if digests else "",
+            "sha256": digest,
         }
-        for shard in shards
+        for shard, digest in zip(shards, sums, strict=True)
     ]
 
 
@@ -100,8 +106,7 @@ def complete_set(
     out: Path, shards: list[dict[str, Any]], plan: str, settings: dict[str, Any], more: dict[str, Any]
 ) -> None:
     """Write the manifest; from here on the set can be used."""
-    for leftover in out.glob("*.tmp"):  # of a killed call
-        leftover.unlink(missing_ok=True)
+    sweep(out)
     total = sum(entry["samples"] for entry in shards)
     manifest = {"version": 1, "plan": plan, "settings": settings, "samples": total, "shards": shards}
     write_whole(out / MANIFEST, json.dumps(manifest | more, indent=1).encode())

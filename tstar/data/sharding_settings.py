@@ -1,7 +1,7 @@
 """How shards are made; apart from the making, so that the command can show its options without loading it."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from tstar.data.frame_sampling import FrameSampling
 from tstar.errors import ConfigError
@@ -9,6 +9,10 @@ from tstar.errors import ConfigError
 CODECS = {"jpeg": "jpg", "webp": "webp"}
 """Codecs of stored frames and their file endings."""
 DECODER_NAMES = ("auto", "decord", "pyav", "torchcodec")
+
+
+MOST_FRAMES = 65_534
+"""Of one sample: the index counts its files in 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,11 @@ class ShardSettings:
     quality: int = 90
     samples_per_shard: int = 512
     decoder: str = "auto"
+    share_frames: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """What shards follow from; sharing, which came later, only where it is off."""
+        return {name: value for name, value in asdict(self).items() if name != "share_frames" or not value}
 
     HELP: ClassVar[dict[str, str]] = {
         "fps": "frames a second taken from a video",
@@ -31,10 +40,13 @@ class ShardSettings:
         "quality": "of the stored frames, 1 to 100",
         "samples_per_shard": "samples in one tar",
         "decoder": "auto, decord, pyav or torchcodec (when installed)",
+        "share_frames": "store the frames of a video once in a shard for all that is asked about it; false repeats them",
     }
 
     def __post_init__(self) -> None:
         FrameSampling(fps=self.fps, max_frames=self.max_frames)
+        if self.max_frames > MOST_FRAMES:
+            raise ConfigError(f"max_frames must be at most {MOST_FRAMES}, got {self.max_frames}")
         if self.short_side < 0:
             raise ConfigError(f"short_side must be 0 (keep the size) or more, got {self.short_side}")
         if self.codec not in CODECS:

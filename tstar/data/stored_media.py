@@ -19,6 +19,8 @@ from tstar.errors import ConfigError, DataError
 REMEMBERED = 8
 """Media whose coded frames are kept: annotations ask several questions about one video in a row."""
 START_SECONDS = 120.0
+TRIES = 2
+"""Of a file on which the process that reads it ends: the system may have ended it for lack of memory."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,29 @@ class StoredMedia:
     """Seconds; 0 for a picture."""
 
 
+class PassingError(DataError):
+    """A file could not be read this time, by no fault of its own: a disk or network that fails, memory that is short."""
+
+
 def store_media(path: Path, modality: str, settings: ShardSettings) -> StoredMedia:
     """Read a file and code its frames; holds a few decoded frames at a time, however long a video is.
 
     Raises:
-        DataError: the file is missing or cannot be read, or a frame is too large for the codec.
+        DataError: the file is missing or cannot be decoded, or a frame is too large for the codec.
+        PassingError: it could not be read this time.
     """
 
+    try:
+        return _store(path, modality, settings)
+    except (DataError, ConfigError):
+        raise
+    except (OSError, MemoryError) as error:
+        raise PassingError(f"cannot read {path} ({type(error).__name__}: {error})") from error
+    except Exception as error:  # whatever a library does with odd bytes, they cost this file and no other
+        raise DataError(f"cannot decode {path} ({type(error).__name__}: {error})") from error
+
+
+def _store(path: Path, modality: str, settings: ShardSettings) -> StoredMedia:
     def code(pixels: np.ndarray) -> bytes:
         return encode_image(bound_short_side(pixels, settings.short_side), settings.codec, settings.quality)
 
@@ -88,23 +106,27 @@ class MediaReader:
     def _read(self, path: Path, modality: str) -> StoredMedia:
         if self.time_limit is None:
             return store_media(path, modality, self.settings)
-        pipe = self._started()
-        try:
-            pipe.send((path, modality))
-            if not pipe.poll(self.time_limit):
-                raise DataError(f"reading {path} took longer than {self.time_limit:g} s and was stopped")
-            answer = pipe.recv()
-        except (EOFError, ConnectionError) as error:
-            code = self._stop()
-            raise DataError(f"the decoder crashed on {path} (exit status {code})") from error
-        except BaseException:
-            self._stop()
-            raise
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        for _ in range(TRIES):
+            pipe = self._started()
+            try:
+                pipe.send((path, modality))
+                if not pipe.poll(self.time_limit):
+                    raise DataError(f"reading {path} took longer than {self.time_limit:g} s and was stopped")
+                answer = pipe.recv()
+            except (EOFError, ConnectionError):
+                code = self._stop()
+                continue
+            except BaseException:
+                self._stop()
+                raise
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        raise DataError(f"the decoder crashed on {path}, {TRIES} times (exit status {code})")
 
     def _started(self) -> Connection:
+        if self._child is not None and not self._child.is_alive():  # killed while it had nothing to do
+            self._stop()
         if self._pipe is None:
             context = get_context("spawn")
             self._pipe, theirs = context.Pipe()
@@ -130,13 +152,17 @@ class MediaReader:
             child.join()
         return child.exitcode
 
+    def close(self) -> None:
+        """End the other process, where there is one."""
+        self._stop()
+
     def __enter__(self) -> "MediaReader":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.close()
 
 
 def _serve(pipe: Connection, settings: ShardSettings) -> None:
@@ -148,7 +174,7 @@ def _serve(pipe: Connection, settings: ShardSettings) -> None:
         except (EOFError, ConnectionError, KeyboardInterrupt):
             return
         try:
-            pipe.send(store_media(path, modality, settings))
-        except Exception as error:
-            known = isinstance(error, (DataError, ConfigError, OSError))
-            pipe.send(error if known else RuntimeError(f"{type(error).__name__} while reading {path}: {error}"))
+            answer: StoredMedia | Exception = store_media(path, modality, settings)
+        except (DataError, ConfigError) as error:
+            answer = type(error)(str(error))  # without what it was raised from, which may not be picklable
+        pipe.send(answer)

@@ -16,13 +16,18 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 """By process and number of helpers: a forked child makes its own, for threads stay behind in the parent."""
 
 
+def ranks_here() -> int:
+    """Processes that train together on this machine; 1 where none do."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", distributed.get_world_size()))
+
+
 @contextmanager
-def threads_of_waiting_ranks() -> Iterator[None]:
+def threads_of_waiting_ranks(ranks: int | None = None) -> Iterator[None]:
     """While one rank works and the others of its machine wait, it may use their threads too; alone, nothing changes."""
     before = torch.get_num_threads()
-    together = distributed.is_available() and distributed.is_initialized()
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.get_world_size())) if together else 1
-    torch.set_num_threads(max(before, min(ranks * before, os.cpu_count() or 1)))
+    torch.set_num_threads(max(before, min((ranks or ranks_here()) * before, os.cpu_count() or 1)))
     try:
         yield
     finally:

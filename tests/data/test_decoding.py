@@ -257,6 +257,12 @@ def test_a_rate_above_the_videos_own_gives_frames_twice(tmp_path, decoder):
     assert len(numbers) == 3 * COUNT
 
 
+def test_large_frames_are_left_to_pyav_which_holds_one_at_a_time(tmp_path):
+    path = write(tmp_path / "large.mp4", count=2, size=(1440, 2560))
+    assert read_video(path, EVERYTHING).decoder == "pyav"
+    assert read_video(write(tmp_path / "small.mp4", count=2), EVERYTHING).decoder == "decord"
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_a_title_in_another_coding_does_no_harm(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"

@@ -31,7 +31,7 @@ class Watch(Callback):
 
     def on_sanity_check_start(self, trainer, pl_module):
         if self.forbid:
-            self.forbid.setattr(batch_module, "decode_image", None)
+            self.forbid.setattr(batch_module, "decode_square", None)
 
     on_train_start = on_sanity_check_start
 

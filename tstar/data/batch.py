@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tstar.data.conversations import Template, tokenize_conversation
-from tstar.data.images import decode_image, to_square
+from tstar.data.images import decode_square
 from tstar.data.shard_index import RawSample
 from tstar.errors import DataError
 
@@ -90,9 +90,10 @@ class Processor:
 
 def encoder_input(raw: RawSample, image_size: int, resize_mode: str = "square") -> Tensor:
     """Decode the pictures of a sample and make them the encoder's squares: uint8, [M, 3, S, S]."""
-    decoded = (decode_image(data, f"frame of {raw.meta['id']}") for data in raw.frames)
-    squares = (to_square(pixels, image_size, resize_mode) for pixels in decoded)
-    return frames_to_tensor(squares, len(raw.frames), image_size)
+    frames = np.empty((len(raw.frames), 3, image_size, image_size), dtype=np.uint8)
+    for place, data in enumerate(raw.frames):
+        decode_square(data, f"frame of {raw.meta['id']}", frames[place], resize_mode)
+    return torch.from_numpy(frames)
 
 
 def frames_to_tensor(pixels: Iterable[np.ndarray], count: int, image_size: int) -> Tensor:

@@ -19,6 +19,8 @@ from tstar.data.frame_sampling import FrameSampling, nearest_frames
 from tstar.errors import ConfigError, DataError
 
 DECORD_CODECS = frozenset({"h264", "vp9"})
+DECORD_PIXELS = 1920 * 1088
+"""Largest frames that decord is given: it holds some 150 of them, whatever it is asked for; of 3840 x 2160 that was 3.8 GiB."""
 FRAMES_AT_ONCE = 8
 """Frames that decord and torchcodec hold decoded together: 128 frames of a 4K film would be 3 GB."""
 MISCOUNTED = 2
@@ -73,6 +75,8 @@ class _Packets:
     """Seconds at which each shown frame begins, rising, [n]."""
     duration: float
     """Seconds from the first frame's start to the last one's end."""
+    pixels: int
+    """Of one frame."""
     plain: bool
     """Every packet is shown, and none that follows a key frame is shown before it."""
 
@@ -105,7 +109,8 @@ def take_frames(path: str | Path, sampling: FrameSampling, decoder: str, make: C
     packets = _list_packets(path)
     names = [decoder]
     if decoder == "auto":
-        names = ["decord", "pyav"] if packets.plain and packets.codec in DECORD_CODECS else ["pyav"]
+        trusted = packets.plain and packets.codec in DECORD_CODECS and packets.pixels <= DECORD_PIXELS
+        names = ["decord", "pyav"] if trusted else ["pyav"]
     chosen = nearest_frames(sampling.times(packets.duration), packets.starts)
     times = tuple((packets.starts[chosen] - packets.starts[0]).tolist())
     different, where = np.unique(chosen, return_inverse=True)  # a rate above the video's own asks for frames twice
@@ -143,6 +148,7 @@ def _list_packets(path: Path) -> _Packets:
             base = float(stream.time_base or 0)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
             codec, promised = stream.codec_context.name, _promised(container, stream)
+            pixels = stream.codec_context.width * stream.codec_context.height
             lacking = _lacking_bytes(path) if "mp4" in container.format.name else 0
     except DataError:
         raise
@@ -167,7 +173,7 @@ def _list_packets(path: Path) -> _Packets:
     if promised - end > max(1.0, 0.1 * promised):
         raise DataError(f"video {path} ends early: {end:.1f} of {promised:.1f} s are there; is it complete?")
     plain = len(shown) == len(listed) and not _leading(shown)
-    return _Packets(codec, starts, end - float(starts[0]), plain)
+    return _Packets(codec, starts, end - float(starts[0]), pixels, plain)
 
 
 def _ticks(shown: list[_Packet]) -> list[int] | None:

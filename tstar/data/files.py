@@ -38,7 +38,7 @@ def sweep(folder: Path) -> None:
     for path in folder.glob("*.tmp"):
         name = _TEMPORARY.search(path.name)
         try:
-            dead = bool(name) and name[1] == host and not _is_alive(int(name[2]))
+            dead = name is not None and name[1] == host and not _is_alive(int(name[2]))
             if dead or time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
         except FileNotFoundError:

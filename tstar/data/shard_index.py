@@ -362,8 +362,10 @@ class ShardSet:
             path, size = self.shards[shard], self._remote[shard]
             members, _ = load_index(path)
             try:
-                here = not size or self.cache is None
-                tar = os.open(path, os.O_RDONLY) if here else self.cache.open_tar(path, size, self._digests[shard])
+                if size and self.cache is not None:
+                    tar = self.cache.open_tar(path, size, self._digests[shard])
+                else:
+                    tar = os.open(path, os.O_RDONLY)
             except OSError as error:
                 if error.errno in OUR_FAULT:
                     raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error

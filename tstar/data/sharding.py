@@ -190,17 +190,21 @@ def write_shard(
     """
     skipped: list[dict[str, str]] = []
     media = _reader(settings, time_limit)
+    later = _next_media(records, quarantine or {})
     written: dict[tuple[str, str], dict[str, Any]] = {}
 
     def samples() -> Iterator[dict[str, Any]]:
-        for record, key in zip(records, keys, strict=True):
+        for record, key, soon in zip(records, keys, later, strict=True):
+            sample = None
             try:
                 if quarantine and record.media in quarantine:
                     raise QuarantineError(f"{MARK}{quarantine[record.media]}")
                 sample = make_sample(record, key, media_root, media, written)
             except DataError as error:
                 skipped.append({"id": record.id, "media": record.media, "reason": str(error), "kind": _kind(error)})
-            else:
+            if soon is not None and (soon.media, soon.modality) not in written:
+                media.ask(media_root / soon.media, soon.modality)
+            if sample is not None:
                 yield sample
 
     write_tar(shard, samples(), skipped)
@@ -220,6 +224,18 @@ def _reader(settings: ShardSettings, time_limit: float | None) -> MediaReader:
 def _close_reader() -> None:
     while _readers:
         _readers.pop().close()
+
+
+def _next_media(records: Sequence[Record], quarantine: Mapping[str, str]) -> list[Record | None]:
+    """For every record the first later one about another medium that is to be read."""
+    found: list[Record | None] = []
+    nearest: Record | None = None
+    beyond: Record | None = None
+    for record in reversed(records):
+        found.append(beyond if nearest is not None and nearest.media == record.media else nearest)
+        if record.media and record.media not in quarantine and (nearest is None or nearest.media != record.media):
+            nearest, beyond = record, nearest
+    return found[::-1]
 
 
 def make_sample(

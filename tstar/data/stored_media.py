@@ -1,5 +1,6 @@
 """One picture or video as a shard stores it: sampled, shrunk, coded; in this process, or in one that may be stopped."""
 
+import contextlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -79,6 +80,7 @@ class MediaReader:
     def __init__(self, settings: ShardSettings, time_limit: float | None = None) -> None:
         self.settings, self.time_limit = settings, time_limit
         self._known: OrderedDict[tuple[Path, str], StoredMedia | DataError] = OrderedDict()
+        self._asked: tuple[Path, str] | None = None
         self._child: Any = None
         self._pipe: Connection | None = None
 
@@ -86,6 +88,14 @@ class MediaReader:
         """Start the other process now, where there is one; otherwise the first file does."""
         if self.time_limit is not None:
             self._started()
+
+    def ask(self, path: Path, modality: str) -> None:
+        """Let the other process, where there is one, begin with what will be read next, while this one does something else."""
+        if self.time_limit is None or self._asked is not None or (path, modality) in self._known:
+            return
+        with contextlib.suppress(ConnectionError):  # :meth:`read` finds out
+            self._started().send((path, modality))
+            self._asked = (path, modality)
 
     def read(self, path: Path, modality: str) -> StoredMedia:
         """What a shard stores of one file; errors as :func:`store_media`, and :class:`DataError` where it takes too long."""
@@ -106,10 +116,14 @@ class MediaReader:
     def _read(self, path: Path, modality: str) -> StoredMedia:
         if self.time_limit is None:
             return store_media(path, modality, self.settings)
+        if self._asked not in (None, (path, modality)):
+            self._stop()  # another was begun with than is wanted
         for _ in range(TRIES):
             pipe = self._started()
             try:
-                pipe.send((path, modality))
+                if self._asked is None:
+                    pipe.send((path, modality))
+                self._asked = None
                 if not pipe.poll(self.time_limit):
                     raise DataError(f"reading {path} took longer than {self.time_limit:g} s and was stopped")
                 answer = pipe.recv()
@@ -140,7 +154,7 @@ class MediaReader:
 
     def _stop(self) -> int | None:
         """End the child; its exit status."""
-        child, self._child = self._child, None
+        child, self._child, self._asked = self._child, None, None
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None

@@ -138,7 +138,8 @@ def _list_packets(path: Path) -> _Packets:
             stream = container.streams.best("video")
             if stream is None:
                 raise DataError(f"no video stream in {path}")
-            if stream.codec_context is None:
+            context: Any = stream.codec_context
+            if context is None:
                 raise DataError(f"cannot decode video {path} (FFmpeg does not know its codec)")
             listed = [
                 _Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard)
@@ -147,8 +148,7 @@ def _list_packets(path: Path) -> _Packets:
             ]
             base = float(stream.time_base or 0)
             rate = float(stream.average_rate or stream.guessed_rate or 0)
-            codec, promised = stream.codec_context.name, _promised(container, stream)
-            pixels = stream.codec_context.width * stream.codec_context.height
+            codec, pixels, promised = context.name, context.width * context.height, _promised(container, stream)
             lacking = _lacking_bytes(path) if "mp4" in container.format.name else 0
     except DataError:
         raise

@@ -1,5 +1,6 @@
 """What a stage is fed: frames end to end with their counts, token ids and labels sample by sample."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from tstar.data.conversations import Template, tokenize_conversation
@@ -111,12 +113,23 @@ def collate(samples: list[tuple[Sample, list[Skipped]]]) -> Batch:
     only = [sample for sample, _ in samples]
     return Batch(
         ids=[s.id for s in only],
-        frames=torch.cat([s.frames for s in only]),
+        frames=_end_to_end([s.frames for s in only]),
         frame_counts=[len(s.frames) for s in only],
         input_ids=[s.input_ids for s in only],
         labels=[s.labels for s in only],
         skipped=[skip for _, skips in samples for skip in skips],
     )
+
+
+def _end_to_end(clips: list[Tensor]) -> Tensor:
+    """Clips as one tensor; in a loader's worker in memory that it shares with the trainer, which saves a copy of all frames."""
+    if get_worker_info() is None:
+        return torch.cat(clips)
+    rows, dtype = sum(map(len, clips)), clips[0].dtype
+    shape = (rows, *clips[0].shape[1:])
+    count = math.prod(shape)
+    shared = torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(max(1, count * dtype.itemsize)))
+    return torch.cat(clips, out=shared[:count].view(shape))
 
 
 def skipped_from(shard: Path, key: str, error: Exception) -> Skipped:

@@ -94,9 +94,8 @@ def _find_items(whole: mmap.mmap, start: int, rows: Rows) -> None:
         found = re.sub(r".*got `(\w+)`.*", r"\1", str(error))
         raise DataError(f"{rows.path} must hold a JSON list of records, found {found}") from error
     except NOT_JSON as error:
-        reason = (
-            _reason(whole[start:], error) if len(whole) < 1 << 24 else error
-        )  # it takes eight times the file's memory
+        small = len(whole) < 1 << 24  # the standard library takes eight times the file's memory
+        reason = _reason(whole[start:], error) if small else error
         raise DataError(f"{rows.path} cannot be read as JSON ({reason}); repair it or make it anew") from error
     place = whole.find(b"[", start) + 1
     for number, length in enumerate(lengths):

@@ -117,31 +117,48 @@ def build_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def load_index(shard: Path) -> tuple[np.ndarray, np.ndarray]:
     """Members and samples of ``shard``, memory-mapped; :class:`DataError` if they are missing, damaged or do not fit."""
-    arrays = []
-    for path in index_paths(shard):
-        try:
-            arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        except OSError as error:
-            if error.errno in OUR_FAULT:
-                raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error
-            raise DataError(
-                f"shard index {path} is missing or damaged ({error.strerror or error}); {REMEDY}"
-            ) from error
-        except Exception as error:  # a damaged header makes numpy raise many types, down to tokenize's
-            reason = " ".join(str(error).split())[:120]
-            raise DataError(f"shard index {path} is missing or damaged ({reason}); {REMEDY}") from error
-    members, samples = arrays
-    fields, wanted = samples.dtype.fields or {}, sample_dtype(1)
+    members, samples = map(_mapped, index_paths(shard))
+    fields: Any = samples.dtype.fields or {}
+    wanted = sample_dtype(1)
     fits = (
-        members.dtype == MEMBER
-        and set(fields) == set(wanted.names or ())
+        set(fields) == set(wanted.names or ())
         and all(fields[name][0] == wanted[name] for name in fields if name != "key")
-        and members.ndim == samples.ndim == 1
+        and samples.ndim == 1
     )
-    ends = (int(samples[-1]["first"]) + int(samples[-1]["members"]) if len(samples) else 0) if fits else -1
-    if ends != len(members):
-        raise DataError(f"shard index {index_paths(shard)[1]} is damaged (it does not fit its members); {REMEDY}")
+    if not fits:
+        raise DataError(f"shard index {index_paths(shard)[1]} is damaged (it is no list of samples); {REMEDY}")
+    _check_members(members, samples, shard)
     return members, samples
+
+
+def load_members(shard: Path, samples: np.ndarray) -> np.ndarray:
+    """Members of ``shard``, memory-mapped, where its samples are known; errors as :func:`load_index`."""
+    members = _mapped(index_paths(shard)[0])
+    _check_members(members, samples, shard)
+    return members
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        _raise_ours(path, error)
+        raise DataError(f"shard index {path} is missing or damaged ({error.strerror or error}); {REMEDY}") from error
+    except Exception as error:  # a damaged header makes numpy raise many types, down to tokenize's
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"shard index {path} is missing or damaged ({reason}); {REMEDY}") from error
+
+
+def _check_members(members: np.ndarray, samples: np.ndarray, shard: Path) -> None:
+    ends = int(samples[-1]["first"]) + int(samples[-1]["members"]) if len(samples) else 0
+    if members.dtype != MEMBER or members.ndim != 1 or len(members) != ends:
+        raise DataError(f"shard index {index_paths(shard)[1]} is damaged (it does not fit its members); {REMEDY}")
+
+
+def _raise_ours(path: Path, error: OSError) -> None:
+    """Raise what says nothing against a file as what it is."""
+    if error.errno in OUR_FAULT:
+        raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error
 
 
 def _checked(shard: Path, entry: dict[str, Any], *, remote: bool) -> np.ndarray:
@@ -250,9 +267,9 @@ class ShardSet:
         self.digest = digest.hexdigest()
         """Of all shards, used or not."""
         self.numbers = self._choose([*firsts, len(self.shards)], limit)
+        """Of the samples to use; all, without a limit."""
         if self.cache is not None:
             self.cache.check_room(sum(self._remote))
-        """Of the samples to use; all, without a limit."""
         if not len(self):
             left_out = f" ({len(self.damaged)} damaged shards were left out)" if self.damaged else ""
             raise DataError(f"no samples in {', '.join(map(str, folders))}{left_out}; run `tstar shard` first")
@@ -360,15 +377,14 @@ class ShardSet:
             while len(self._open) >= OPEN_SHARDS:
                 self._open.popitem(last=False)[1].close()
             path, size = self.shards[shard], self._remote[shard]
-            members, _ = load_index(path)
+            members = load_members(path, self._samples[shard])
             try:
                 if size and self.cache is not None:
                     tar = self.cache.open_tar(path, size, self._digests[shard])
                 else:
                     tar = os.open(path, os.O_RDONLY)
             except OSError as error:
-                if error.errno in OUR_FAULT:
-                    raise ConfigError(f"cannot open {path} ({error.strerror}); {OUR_FAULT[error.errno]}") from error
+                _raise_ours(path, error)
                 raise
             self._open[shard] = _OpenShard(tar, members)
         self._open.move_to_end(shard)

@@ -41,7 +41,7 @@ class ShardPlan:
         return slice(number * size, (number + 1) * size)
 
     def job(self, number: int, time_limit: float | None) -> tuple[Any, ...]:
-        """Arguments of :func:`write_shard`."""
+        """Arguments of :func:`tstar.data.sharding.make_shard`."""
         bounds = self.bounds(number)
         records = self.records[bounds]
         unusable = {r.media: self.quarantine[r.media] for r in records if r.media in self.quarantine}

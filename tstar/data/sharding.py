@@ -1,4 +1,4 @@
-"""Annotations and media to shards: every video decoded once, its frames stored as JPEG or WebP beside a JSON.
+"""Annotations and media to shards: videos decoded, their frames stored as JPEG or WebP beside a JSON.
 
 Shards are independent, so they are made in parallel, on one machine or several, and survive a kill: a tar is written under a
 temporary name, synced and renamed, its index comes last, and a shard that agrees with its index is not made again. Equal input
@@ -161,23 +161,7 @@ def make_shard(
     time_limit: float | None = None,
     quarantine: Mapping[str, str] | None = None,
 ) -> bool:
-    """:func:`write_shard`, unless it is there whole and nothing that it lacks can be had now; whether it was."""
-    if _finished(shard, media_root):
-        return True
-    write_shard(records, media_root, shard, settings, keys, time_limit, quarantine)
-    return False
-
-
-def write_shard(
-    records: Sequence[Record],
-    media_root: Path,
-    shard: Path,
-    settings: ShardSettings,
-    keys: Sequence[str],
-    time_limit: float | None = None,
-    quarantine: Mapping[str, str] | None = None,
-) -> None:
-    """Write one tar, the list of what it had to leave out, and its index, in this order.
+    """Write one tar with its index, unless it is there whole and nothing that it lacks can be had now.
 
     Args:
         records: what goes in.
@@ -187,7 +171,12 @@ def write_shard(
         keys: of the records.
         time_limit: seconds for one file; None reads in this process.
         quarantine: unusable media and why.
+
+    Returns:
+        Whether it was there.
     """
+    if _finished(shard, media_root):
+        return True
     skipped: list[dict[str, str]] = []
     media = _reader(settings, time_limit)
     later = _next_media(records, quarantine or {})
@@ -208,6 +197,7 @@ def write_shard(
                 yield sample
 
     write_tar(shard, samples(), skipped)
+    return False
 
 
 _readers: list[MediaReader] = []

@@ -46,7 +46,6 @@ def store_media(path: Path, modality: str, settings: ShardSettings) -> StoredMed
         DataError: the file is missing or cannot be decoded, or a frame is too large for the codec.
         PassingError: it could not be read this time.
     """
-
     try:
         return _store(path, modality, settings)
     except (DataError, ConfigError):

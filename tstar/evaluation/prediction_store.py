@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tstar.data.files import write_whole
 from tstar.errors import DataError
 from tstar.evaluation.base import Item, Report
 
@@ -119,15 +120,7 @@ def write_scored(path: str | Path, report: Report, rows: Iterable[Mapping[str, A
         lines.append(_line(filled))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, b"".join(lines))
 
 
 def _key(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from tstar.data.files import file_digest
+from tstar.data.files import file_digest, write_whole
 from tstar.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -164,12 +164,7 @@ def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    write_whole(path, text.encode())
     sync_folder(path.parent)
 
 

@@ -192,7 +192,7 @@ def describe(summary: Any, most: int = 5) -> str:
         lines += [f"  {skip['id']}: {skip['reason']}" for skip in summary.skipped[:most]]
         if len(summary.skipped) > most:
             lines.append(f"  and {len(summary.skipped) - most} more; all are in {summary.out}/*.skipped.json")
-        if not summary.missing:
+        if not summary.missing and any(skip["kind"] in ("unusable", "quarantine") for skip in summary.skipped):
             lines.append(f"unusable media: {summary.out}/quarantine.jsonl; other sets leave them out with --quarantine")
     return "\n".join(lines)
 

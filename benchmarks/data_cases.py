@@ -83,8 +83,8 @@ def stream(case: dict[str, Any]) -> dict[str, Any]:
     from tstar.data.loaders import LoaderSettings, PlannedLoader
 
     rng = np.random.default_rng(case["seed"])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         shard_clips(folder, case, rng)
         shards = ShardSet([folder / "set"])
         numbers = list(range(len(shards)))
@@ -95,9 +95,10 @@ def stream(case: dict[str, Any]) -> dict[str, Any]:
         works: dict[str, Callable[[], object]] = {}
         for workers in sorted({0, 1, case["workers"]}):
             planned = PlannedLoader(module.train_source, batches, LoaderSettings(workers, False))
-            bare = DataLoader(Bare(jpegs), batch_sampler=batches, num_workers=workers, collate_fn=sum)
             works[f"stream {workers}"] = lambda planned=planned: sum(map(len, planned))
-            works[f"bare {workers}"] = lambda bare=bare: sum(bare)
+            for name, decode in (("bare", with_torchvision), ("pillow", with_pillow)):
+                bare = DataLoader(Bare(jpegs, decode), batch_sampler=batches, num_workers=workers, collate_fn=sum)
+                works[f"{name} {workers}"] = lambda bare=bare: sum(bare)
         works["read tars"] = lambda: [shards.read(n) for n in numbers]
         works["read files"] = lambda: [(folder / "loose" / f"{n}").read_bytes() for n in numbers]
         for n, frames in enumerate(jpegs):
@@ -133,14 +134,27 @@ def shard_clips(folder: Path, case: dict[str, Any], rng: np.random.Generator) ->
 class Bare:
     """Decodes the pictures of a clip and hands over how many they were, nothing else."""
 
-    def __init__(self, clips: list[tuple[bytes, ...]]) -> None:
-        self.clips = clips
+    def __init__(self, clips: list[tuple[bytes, ...]], decode: Callable[[bytes], Any]) -> None:
+        self.clips, self.decode = clips, decode
 
     def __getitem__(self, number: int) -> int:
-        return sum(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).ndim == 3 for data in self.clips[number])
+        return sum(self.decode(data).ndim == 3 for data in self.clips[number])
 
     def __len__(self) -> int:
         return len(self.clips)
+
+
+def with_pillow(data: bytes) -> np.ndarray:
+    """The usual way."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def with_torchvision(data: bytes) -> Any:
+    """The quickest way there is in what tstar installs."""
+    import torch
+    from torchvision.io import decode_jpeg
+
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
 
 
 def tokenizer() -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tstar.data import batch as batch_module
+from tstar.data import frame_tensors
 from tstar.data.annotations import Record
 from tstar.data.batch import Processor, Sample
 from tstar.data.conversations import get_template
@@ -178,7 +178,7 @@ def test_features_take_the_place_of_frames_and_nothing_is_decoded(shards, proces
     module.cache = Cache()
     module.prepare_data()
     module.setup("fit")
-    monkeypatch.setattr(batch_module, "decode_square", None)
+    monkeypatch.setattr(frame_tensors, "_decode", None)
     assert len(module.cache.filled) == 1 + 2  # of the limited training samples, of all validation samples
     for number, before in enumerate(plain):
         sample: Sample = module.train_source[number][0]

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tstar.data.annotations import Record
-from tstar.data.batch import Batch, Processor, Sample, Skipped, collate, frames_to_tensor
+from tstar.data.batch import Batch, Processor, Sample, Skipped, collate
 from tstar.data.conversations import get_template
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.plan import epoch_order
@@ -30,7 +30,7 @@ SAMPLES, SEED = 29, 5
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-def prepare(raw: RawSample) -> Sample:
+def prepare(raw: RawSample, features=None, room=None) -> Sample:
     """Small enough to pickle and quick: one number a sample."""
     number = int(raw.meta["id"])
     return Sample(
@@ -406,7 +406,7 @@ def test_damaged_samples_are_replaced_by_the_next_and_reported(copy, tmp_path, w
 
 
 def test_too_many_damaged_samples_in_a_row_end_with_the_first_of_them(shards):
-    def refuse(raw):
+    def refuse(raw, room=None):
         raise KeyError("timestamps")
 
     source = SampleSource(ShardSet([shards], limit=6), refuse)
@@ -419,7 +419,7 @@ def test_too_many_damaged_samples_in_a_row_end_with_the_first_of_them(shards):
 
 
 def test_a_setting_that_cannot_work_is_not_taken_for_damage(shards):
-    def refuse(raw):
+    def refuse(raw, room=None):
         raise ConfigError("resize mode")
 
     with pytest.raises(ConfigError):
@@ -495,10 +495,3 @@ def test_the_processor_makes_frames_and_ids_of_a_stored_sample():
     assert -200 not in text.input_ids
     with pytest.raises(DataError, match="frame of x"):
         Processor(tokenizer, get_template("miniature"), 5)(RawSample({"id": "x", "conversations": turns}, (b"no",)))
-
-
-def test_frames_keep_order_and_channels():
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
-    tensor = frames_to_tensor(iter(pixels), 3, 4)
-    np.testing.assert_array_equal(tensor.numpy(), pixels.transpose(0, 3, 1, 2))
-    assert tensor.is_contiguous()

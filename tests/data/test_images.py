@@ -10,7 +10,6 @@ from tstar.data.images import (
     PAD_COLOUR,
     bound_short_side,
     decode_image,
-    decode_square,
     encode_image,
     read_image,
     to_square,
@@ -132,18 +131,3 @@ def test_what_is_no_picture_is_named(tmp_path, content):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"no such image: .*b\.jpg"):
         read_image(tmp_path / "b.jpg")
-
-
-@pytest.mark.parametrize("mode", ["square", "pad", "crop"])
-@pytest.mark.parametrize(
-    ("kind", "codec"), [("RGB", "jpeg"), ("RGB", "webp"), ("RGB", "png"), ("L", "jpeg"), ("RGBA", "png"), ("P", "png")]
-)
-@pytest.mark.parametrize("shape", [(24, 24), (30, 47)])
-def test_a_square_is_decoded_as_by_the_steps_one_after_another(mode, kind, codec, shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(kind).save(buffer, codec)
-    out = np.empty((3, 24, 24), dtype=np.uint8)
-    decode_square(buffer.getvalue(), "x", out, mode)
-    expected = to_square(decode_image(buffer.getvalue(), "x"), 24, mode)
-    np.testing.assert_array_equal(out, expected.transpose(2, 0, 1))

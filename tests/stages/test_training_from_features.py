@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tstar.data import batch as batch_module
+from tstar.data import frame_tensors
 from tstar.data.batch import collate
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.feature_shards import encode_shards
@@ -31,7 +31,7 @@ class Watch(Callback):
 
     def on_sanity_check_start(self, trainer, pl_module):
         if self.forbid:
-            self.forbid.setattr(batch_module, "decode_square", None)
+            self.forbid.setattr(frame_tensors, "_decode", None)
 
     on_train_start = on_sanity_check_start
 
@@ -110,7 +110,7 @@ def feature_set(stage, world, out, key):
     """The training videos as a set of features."""
 
     def encode(raw):
-        frames = batch_module.encoder_input(raw, stage.lmm.encoder.image_size)
+        frames = frame_tensors.encoder_input(raw, stage.lmm.encoder.image_size)
         return stored_features(stage.lmm.encoder, frames, np.dtype(np.float16))
 
     encode_shards(world / "shards" / "video_sft", out, encode, {"encoder": key})

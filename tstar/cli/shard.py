@@ -203,8 +203,8 @@ def _encode(chosen: dict[str, Any], arguments: argparse.Namespace) -> int:
     import torch
 
     from tstar.cli.recipe import RunConfig, read_recipe
-    from tstar.data.batch import encoder_input
     from tstar.data.feature_shards import encode_shards
+    from tstar.data.frame_tensors import encoder_input
     from tstar.nn.precision import matmul_precision
     from tstar.stages import Stage
     from tstar.vision import VisionConfig

@@ -1,18 +1,14 @@
 """What a stage is fed: frames end to end with their counts, token ids and labels sample by sample."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from tstar.data.conversations import Template, tokenize_conversation
-from tstar.data.images import decode_square
+from tstar.data.frame_tensors import FrameRoom, encoder_input, end_to_end
 from tstar.data.shard_index import RawSample
 from tstar.errors import DataError
 
@@ -78,32 +74,22 @@ class Processor:
     """Side of the square the encoder wants, pixels."""
     resize_mode: str = "square"
 
-    def __call__(self, raw: RawSample, features: Tensor | None = None) -> Sample:
-        """Decode and tokenize; where the ``features`` of the frames are known, [M, N, d_vision], they take their place."""
+    def __call__(self, raw: RawSample, features: Tensor | None = None, room: FrameRoom | None = None) -> Sample:
+        """Decode and tokenize.
+
+        Args:
+            raw: the sample.
+            features: of its frames, [M, N, d_vision]; they take their place.
+            room: memory for frames.
+        """
         name = raw.meta["id"]
-        frames = self.frames(raw) if features is None else features
+        frames = self.frames(raw, room) if features is None else features
         ids, labels = tokenize_conversation(raw.meta["conversations"], len(frames) > 0, self.template, self.tokenizer)
         return Sample(name, frames, ids, labels)
 
-    def frames(self, raw: RawSample) -> Tensor:
+    def frames(self, raw: RawSample, room: FrameRoom | None = None) -> Tensor:
         """The pictures of a sample as the encoder wants them: uint8, [M, 3, S, S]."""
-        return encoder_input(raw, self.image_size, self.resize_mode)
-
-
-def encoder_input(raw: RawSample, image_size: int, resize_mode: str = "square") -> Tensor:
-    """Decode the pictures of a sample and make them the encoder's squares: uint8, [M, 3, S, S]."""
-    frames = np.empty((len(raw.frames), 3, image_size, image_size), dtype=np.uint8)
-    for place, data in enumerate(raw.frames):
-        decode_square(data, f"frame of {raw.meta['id']}", frames[place], resize_mode)
-    return torch.from_numpy(frames)
-
-
-def frames_to_tensor(pixels: Iterable[np.ndarray], count: int, image_size: int) -> Tensor:
-    """``count`` arrays uint8 [S, S, 3], used one after the other, as one tensor [count, 3, S, S]."""
-    frames = np.empty((count, 3, image_size, image_size), dtype=np.uint8)
-    for place, picture in enumerate(pixels):
-        frames[place] = picture.transpose(2, 0, 1)
-    return torch.from_numpy(frames)
+        return encoder_input(raw, self.image_size, self.resize_mode, room)
 
 
 def collate(samples: list[tuple[Sample, list[Skipped]]]) -> Batch:
@@ -113,23 +99,12 @@ def collate(samples: list[tuple[Sample, list[Skipped]]]) -> Batch:
     only = [sample for sample, _ in samples]
     return Batch(
         ids=[s.id for s in only],
-        frames=_end_to_end([s.frames for s in only]),
+        frames=end_to_end([s.frames for s in only]),
         frame_counts=[len(s.frames) for s in only],
         input_ids=[s.input_ids for s in only],
         labels=[s.labels for s in only],
         skipped=[skip for _, skips in samples for skip in skips],
     )
-
-
-def _end_to_end(clips: list[Tensor]) -> Tensor:
-    """Clips as one tensor; in a loader's worker in memory that it shares with the trainer, which saves a copy of all frames."""
-    if get_worker_info() is None:
-        return torch.cat(clips)
-    rows, dtype = sum(map(len, clips)), clips[0].dtype
-    shape = (rows, *clips[0].shape[1:])
-    count = math.prod(shape)
-    shared = torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(max(1, count * dtype.itemsize)))
-    return torch.cat(clips, out=shared[:count].view(shape))
 
 
 def skipped_from(shard: Path, key: str, error: Exception) -> Skipped:

@@ -23,29 +23,10 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded bytes to uint8 RGB, [height, width, 3]; ``name`` is what an error calls them."""
-    return np.asarray(_decode(data, name))
-
-
-def decode_square(data: bytes, name: str, out: np.ndarray, mode: str = "square") -> None:
-    """Encoded bytes to the square that a vision encoder wants, its planes apart: as :func:`decode_image` and :func:`to_square`,
-    without the steps between.
-
-    Args:
-        data: of a JPEG, WebP or PNG file.
-        name: what an error calls them.
-        out: where to, uint8 [3, S, S].
-        mode: as that of :func:`to_square`.
-    """
-    image = _square(_decode(data, name), out.shape[-1], mode)
-    for plane, band in zip(out, image.split(), strict=True):  # quicker than numpy's transposition
-        plane[:] = np.asarray(band)
-
-
-def _decode(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (
         Exception
     ) as error:  # damaged bytes make the readers raise many types, struct.error and IndexError among them
@@ -84,13 +65,9 @@ def to_square(pixels: np.ndarray, size: int, mode: str = "square") -> np.ndarray
         size: side of the square.
         mode: "square" squeezes (nothing is cut off), "pad" keeps the aspect on a mean-coloured square, "crop" cuts the middle.
     """
-    return np.asarray(_square(Image.fromarray(pixels), size, mode))
-
-
-def _square(image: Image.Image, size: int, mode: str) -> Image.Image:
     if mode not in RESIZE_MODES:
         raise ConfigError(f"resize mode must be one of {', '.join(RESIZE_MODES)}, got '{mode}'")
-    width, height = image.size
+    image, (height, width) = Image.fromarray(pixels), pixels.shape[:2]
     if mode == "pad" and height != width:
         side = max(height, width)
         square = Image.new("RGB", (side, side), PAD_COLOUR)
@@ -100,4 +77,4 @@ def _square(image: Image.Image, size: int, mode: str) -> Image.Image:
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC))

@@ -1,7 +1,7 @@
 """Stored samples made ready for a model, by number; damaged ones are replaced and reported."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tstar.data.batch import Processor, Sample, Skipped, skipped_from
+from tstar.data.frame_tensors import FrameRoom
 from tstar.data.shard_index import ShardPart, ShardSet
 from tstar.errors import DataError
 
@@ -47,13 +48,21 @@ class SampleSource(Dataset):
     def __len__(self) -> int:
         return len(self.shards.numbers)
 
+    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[Sample, list[Skipped]]]:
+        """Those of a batch, their frames in one memory; how a ``DataLoader`` asks."""
+        room = FrameRoom(sum(self.shards.frame_count(int(self.shards.numbers[n])) for n in numbers))
+        return [self._or_next(number, room) for number in numbers]
+
     def __getitem__(self, number: int) -> tuple[Sample, list[Skipped]]:
+        return self._or_next(number, None)
+
+    def _or_next(self, number: int, room: FrameRoom | None) -> tuple[Sample, list[Skipped]]:
         skips: list[Skipped] = []
         last: Exception | None = None
         for step in range(min(REPLACEMENT_TRIES, len(self))):
             candidate = int(self.shards.numbers[(number + step) % len(self)])
             try:
-                return self._sample(candidate), skips
+                return self._sample(candidate, room), skips
             except DAMAGE as error:
                 skips.append(skipped_from(*self.shards.locate(candidate), error))
                 last = error
@@ -66,10 +75,12 @@ class SampleSource(Dataset):
         """One column of the sample index, by number of the sample."""
         return self.shards.column(name)[self.shards.numbers]
 
-    def _sample(self, number: int) -> Sample:
+    def _sample(self, number: int, room: FrameRoom | None) -> Sample:
         if self.features is None:
             raw = self.shards.read(number)
-            return self.processor(raw) if raw.features is None else self.processor(raw, torch.from_numpy(raw.features))
+            if raw.features is None:
+                return self.processor(raw, room=room)
+            return self.processor(raw, torch.from_numpy(raw.features))
         features = self.features(number)
         return self.processor(self.shards.read(number, with_frames=False), features)
 

@@ -329,6 +329,11 @@ class ShardSet:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self.shards[shard], self._samples[shard][number - self._starts[shard]]["key"].decode(errors="replace")
 
+    def frame_count(self, number: int) -> int:
+        """Frames of a sample, by the index."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return int(self._samples[shard][number - self._starts[shard]]["frames"])
+
     def read(self, number: int, *, with_frames: bool = True) -> RawSample:
         """Fetch one sample by offset; :class:`DataError` says what is wrong with a damaged one.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import webdataset as wds
 
 from tstar.data.files import file_digest, sweep, temporary_name, write_whole
 from tstar.data.shard_index import MANIFEST, build_index, index_paths, load_index
@@ -23,7 +22,7 @@ def write_tar(shard: Path, samples: Iterable[dict[str, Any]], skipped: Sequence[
 
     Args:
         shard: the tar's final name.
-        samples: as WebDataset takes them.
+        samples: bytes by field, and "__key__", the name that they share.
         skipped: id, media and reason of what was left out; read when the samples are through.
     """
     temporary = temporary_name(shard)
@@ -31,10 +30,9 @@ def write_tar(shard: Path, samples: Iterable[dict[str, Any]], skipped: Sequence[
         path.unlink(missing_ok=True)
     try:
         with temporary.open("wb") as stream:
-            writer = wds.TarWriter(stream, encoder=False, mtime=0, user="tstar", group="tstar")
-            for sample in samples:
-                writer.write(sample)
-            writer.close()
+            with tarfile.open(fileobj=stream, mode="w") as tar:
+                for sample in samples:
+                    _add(tar, sample)
             stream.flush()
             os.fsync(stream.fileno())
         index = build_index(temporary)
@@ -49,6 +47,14 @@ def write_tar(shard: Path, samples: Iterable[dict[str, Any]], skipped: Sequence[
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"disk full at {shard}; finished shards are kept, the same command goes on") from error
         raise
+
+
+def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
+    """One sample as WebDataset lays it out: a file a field, by name, the same bytes whoever writes and when."""
+    for field in sorted(sample.keys() - {"__key__"}):
+        entry = tarfile.TarInfo(f"{sample['__key__']}.{field}")
+        entry.size, entry.mode, entry.uname, entry.gname = len(sample[field]), 0o444, "tstar", "tstar"
+        tar.addfile(entry, io.BytesIO(sample[field]))
 
 
 def read_skipped(shard: Path) -> list[dict[str, str]]:

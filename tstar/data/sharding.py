@@ -231,7 +231,7 @@ def _next_media(records: Sequence[Record], quarantine: Mapping[str, str]) -> lis
 def make_sample(
     record: Record, key: str, media_root: Path, reader: MediaReader, written: dict[tuple[str, str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """One sample as WebDataset takes it.
+    """One sample as :func:`tstar.data.shard_writing.write_tar` takes it.
 
     Args:
         record: what it is made of.

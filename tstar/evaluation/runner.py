@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstar.data.batch import frames_to_tensor
 from tstar.data.conversations import get_template, tokenize_prompt
 from tstar.data.decoding import DECODERS, read_video
 from tstar.data.frame_sampling import FrameSampling
+from tstar.data.frame_tensors import frames_to_tensor
 from tstar.data.images import to_square
 from tstar.errors import ConfigError, DataError, suggest
 from tstar.evaluation import Benchmark, Item, Report, get_benchmark

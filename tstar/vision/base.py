@@ -57,5 +57,5 @@ class VisionEncoder(nn.Module, ABC):
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 [M, 3, S, S] to floats with the encoder's mean and deviation."""
         dtype = next(self.parameters()).dtype
-        pixels = frames.to(torch.float32, copy=True)
+        pixels = frames.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # they come pixel by pixel
         return pixels.sub_(255 * self.mean.float()).div_(255 * self.std.float()).to(dtype)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from tstar.data.miniature import COURSES, lessons
 from tstar.data.miniature.captioned import GROUP, captioned_group, draw
@@ -12,6 +14,15 @@ from tstar.errors import TstarError
 from tstar.language import HFCausalLM, LanguageConfig
 from tstar.language.miniature import Reading, train_miniature_language
 from tstar.vision.miniature import Gallery, train_miniature_encoder
+
+END_MARKS = ["</s>", "<|endoftext|>", "<|end|>", "<|im_end|>"]
+MARKS = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|system|>", "<|im_start|>", *END_MARKS]
+WRITING = [
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "USER: What is this? ASSISTANT: A dog runs, then it sleeps.",
+    "user\nHow many?\nassistant\nThree. Yes! Grün, 犬.",
+]
 
 torch.set_num_threads(1)  # with tensors this small, threads wait for one another more than they work
 
@@ -91,3 +102,39 @@ def one_line():
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def byte_level():
+    """As GPT-NeoX, Qwen and the miniature: bytes, the space belongs to the word, no BOS."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=MARKS, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(WRITING, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>")
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """As Vicuna's: a space is put before every text and written as a letter, and BOS comes first."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
+    alphabet = sorted(set("".join(WRITING)) | {"▁"})
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<unk>", *MARKS, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(WRITING, trainer)
+    tokenizer.pre_tokenizer = None
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )

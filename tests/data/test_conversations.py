@@ -1,7 +1,7 @@
 """Conversations to ids and labels: exact strings by hand for every template, and a mask that decodes back to the answers."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from tstar.data import conversations
@@ -20,59 +20,14 @@ from tstar.language import miniature
 from tstar.language.splice import IGNORE as THEIR_IGNORE
 from tstar.language.splice import VISUAL as THEIR_VISUAL
 
-ENDS = ["</s>", "<|endoftext|>", "<|end|>", "<|im_end|>"]
-SPECIAL = ["<pad>", "<s>", "<|user|>", "<|assistant|>", "<|system|>", "<|im_start|>", *ENDS]
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-CORPUS = [
-    VICUNA_SYSTEM,
-    "USER: What is this? ASSISTANT: A dog runs, then it sleeps.",
-    "user\nHow many?\nassistant\nThree. Yes! Grün, 犬.",
-]
 
 
 def turns(*texts):
     return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
-
-
-@pytest.fixture(scope="module")
-def byte_level():
-    """As GPT-NeoX, Qwen and the miniature: bytes, the space belongs to the word, no BOS."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|end|>")
-
-
-@pytest.fixture(scope="module")
-def llama():
-    """As Vicuna's: a space is put before every text and written as a letter, and BOS comes first."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
-    alphabet = sorted(set("".join(CORPUS)) | {"▁"})
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=["<unk>", *SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.pre_tokenizer = None
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 @pytest.fixture(params=["byte_level", "llama"])
@@ -94,8 +49,15 @@ BY_HAND = {
     "qwen2_5": "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]\n"
     "<|im_start|>user\nIs it big?<|im_end|>\n<|im_start|>assistant\n[Yes<|im_end|>]\n",
+    "smollm2": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]\n<|im_start|>user\nIs it big?<|im_end|>\n"
+    "<|im_start|>assistant\n[Yes<|im_end|>]\n",
     "miniature": "<|user|>\n<image>\nWhat is it?<|end|>\n<|assistant|>\n[A dog.<|end|>]\n"
     "<|user|>\nIs it big?<|end|>\n<|assistant|>\n[Yes<|end|>]\n",
+}
+BY_HAND |= {
+    f"{name}_llava_next": BY_HAND[name].replace("<|im_start|>assistant\n[", "[<|im_start|>assistant\n][")
+    for name in ("qwen2", "qwen2_5")
 }
 """Two rounds in full; what is learnt stands in brackets."""
 ENDING = {
@@ -105,6 +67,9 @@ ENDING = {
     "phi3": "<|end|>",
     "qwen2": "<|im_end|>",
     "qwen2_5": "<|im_end|>",
+    "qwen2_llava_next": "<|im_end|>",
+    "qwen2_5_llava_next": "<|im_end|>",
+    "smollm2": "<|im_end|>",
     "miniature": "<|end|>",
 }
 
@@ -143,7 +108,10 @@ LONG = turns("Look <image> here.\nWell?", "Grün, 犬!\nYes", "And 7?", "", "Mor
 ANSWERS = ["Grün, 犬!\nYes", "", "A, b."]
 
 
-@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"}))
+OWN_MASK = {"qwen2_llava_next", "qwen2_5_llava_next"}
+
+
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain"} - OWN_MASK))
 @pytest.mark.parametrize("has_visual", [True, False])
 def test_labels_decode_to_the_answers_and_their_end(tokenizer, name, has_visual):
     ids, labels = tokenize_conversation(LONG, has_visual, get_template(name), tokenizer)
@@ -214,7 +182,7 @@ def test_a_prompt_is_how_the_training_text_begins(tokenizer, name, has_visual):
     prompt = tokenize_prompt(question, has_visual, template, tokenizer)
     ids, labels = tokenize_conversation(turns(question, "A dog"), has_visual, template, tokenizer)
     assert ids[: len(prompt)].tolist() == prompt.tolist()
-    assert (labels[: len(prompt)] == IGNORE).all()
+    assert name in OWN_MASK or (labels[: len(prompt)] == IGNORE).all()
     assert labels[len(prompt)] != IGNORE  # and the answer starts right there
 
 
@@ -284,3 +252,19 @@ def test_the_miniature_template_is_its_tokenizers_chat_template(byte_level, text
     theirs = byte_level.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
     history = "".join(text for text, _ in template.pieces(turns(*texts[: len(texts) // 2 * 2])))
     assert history + (template.prompt(texts[-1]) if asks else "") == theirs
+
+
+@pytest.mark.parametrize("name", sorted(OWN_MASK))
+def test_llava_nexts_mask_learns_marks_and_line_breaks_everywhere(byte_level, name):
+    ids, labels = tokenize_conversation(turns("<image>\nWhat?\nSay", "A dog."), True, get_template(name), byte_level)
+    system = get_template(name).system_text
+    by_hand = [
+        ("<|im_start|>", True), ("system", False), ("\n", True), (system, False), ("<|im_end|>", True), ("\n", True),
+        ("<|im_start|>", True), ("user", False), ("\n", True), (VISUAL, False), ("\n", True), ("What?", False), ("\n", True),
+        ("Say", False), ("<|im_end|>", True), ("\n", True), ("<|im_start|>assistant\nA dog.<|im_end|>", True), ("\n", True),
+    ]  # fmt: skip
+    expected = []
+    for text, learnt in by_hand:
+        own = [VISUAL] if text == VISUAL else byte_level(text, add_special_tokens=False).input_ids
+        expected += [(token, token if learnt else IGNORE) for token in own]
+    assert list(zip(ids.tolist(), labels.tolist(), strict=True)) == expected

@@ -20,5 +20,5 @@ def test_a_skeleton_has_the_published_size(name):
 
 def test_a_folder_says_its_own_architecture():
     assert architecture("tstar/pretrained/miniature/language").hidden_size > 0
-    with pytest.raises(DataError, match="cannot read the architecture of language.path 'tests'"):
+    with pytest.raises(DataError, match=r"cannot read the architecture of language\.path 'tests'"):
         architecture("tests")

@@ -290,10 +290,11 @@ class TestLoading:
         transformers.GraniteForCausalLM(config).save_pretrained(folder)
         self.refused(folder, one_line, "logits_scaling", error=ConfigError)
 
-    def test_weights_in_the_older_pytorch_file(self, folder):
+    def test_weights_in_the_older_pytorch_file(self, folder, one_line):
         """As Vicuna is published."""
         from safetensors.torch import load_file
 
         torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
         (folder / "model.safetensors").unlink()
-        assert LanguageConfig(path=str(folder), template="miniature").build().d_language == 160
+        self.refused(folder, one_line, "language.pickled_weights: true takes weights in PyTorch's own format")
+        assert LanguageConfig(path=str(folder), template="miniature", pickled_weights=True).build().d_language == 160

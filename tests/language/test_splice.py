@@ -46,8 +46,13 @@ def test_every_position_is_what_a_walk_finds(pad, max_length):
     ids, visual, labels = samples()
     batch = splice(embed, ids, visual, labels, max_length=max_length, pad=pad)
     rows = [walked(*sample, max_length) for sample in zip(ids, visual, labels, strict=True)]
+    learnt = [row for row in rows if any(target != IGNORE for target in row[1][1:])]
+    cut = sum(len(walked(*sample)[0]) > (max_length or 100) for sample in zip(ids, visual, labels, strict=True))
+    assert batch.cut == cut
+    assert batch.dropped == (len(rows) - len(learnt) if cut else 0)
+    rows = (learnt or rows[:1]) if cut else rows
     longest = max(len(vectors) for vectors, _ in rows)
-    assert batch.embeds.shape == (len(ids), longest, D)
+    assert batch.embeds.shape == (len(rows), longest, D)
     for number, (vectors, targets) in enumerate(rows):
         gap = longest - len(vectors)
         start = gap if pad == "left" else 0

@@ -109,3 +109,24 @@ def test_answers_in_a_batch_are_those_asked_alone(lmm):
     together = lmm.generate(prompts, visual, max_new_tokens=6)
     alone = [lmm.generate([p], [v], max_new_tokens=6)[0] for p, v in zip(prompts, visual, strict=True)]
     assert together == alone
+
+
+def test_options_are_as_likely_as_their_tokens_one_by_one(lmm):
+    lmm.eval()
+    torch.manual_seed(0)
+    visual = torch.randn(5, lmm.language.d_language)
+    prompt = torch.tensor([7, -200, 9, 4])
+    options = [torch.tensor([3]), torch.tensor([5, 6, 2]), torch.tensor([3, 8])]
+    found = lmm.option_likelihoods(prompt, visual, options)
+    for option, likelihood in zip(options, found, strict=True):
+        text = lmm.language.embed(torch.cat([prompt[:1], prompt[2:], option]))
+        logits = lmm.language.model(inputs_embeds=torch.cat([text[:1], visual, text[1:]])[None]).logits[0]
+        start = len(logits) - len(option) - 1
+        expected = sum(logits[start + n].log_softmax(-1)[token] for n, token in enumerate(option.tolist()))
+        torch.testing.assert_close(likelihood, expected)
+    assert torch.equal(lmm.option_likelihoods(prompt, visual, options[:1]), found[:1]) or torch.allclose(
+        lmm.option_likelihoods(prompt, visual, options[:1]), found[:1]
+    )
+    for wrong in ([], [torch.tensor([], dtype=torch.long)]):
+        with pytest.raises(ValueError, match="at least one token"):
+            lmm.option_likelihoods(prompt, visual, wrong)

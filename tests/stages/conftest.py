@@ -29,17 +29,18 @@ class Losses(Callback):
 
 @pytest.fixture(scope="session")
 def make_stage(miniature_parts):
-    """A function that builds a stage from seed 0; ``lr`` and further optimizer settings, and those of the stage, by name."""
+    """A function that builds a stage from seed 0; ``lr`` and further optimizer settings, those of the
+    language model, and those of the stage, by name."""
     quiet_libraries()
 
-    def make(kind=VideoSFT, *, lr=1e-3, optimizer=None, models=None, seed=0, **settings):
+    def make(kind=VideoSFT, *, lr=1e-3, optimizer=None, models=None, language=None, seed=0, **settings):
         seed_everything(seed, verbose=False)
         models = models or miniature_parts
         settings.setdefault("compressor", {"name": "mambamia", "preset": "tiny"})
         settings.setdefault("max_length", 768)
         return kind(
             vision=VisionConfig(model=str(models / "vision")),
-            language=LanguageConfig(path=str(models / "language"), template="miniature"),
+            language=LanguageConfig(**{"path": str(models / "language"), "template": "miniature", **(language or {})}),
             optimizer=OptimizerConfig(lr=lr, **(optimizer or {})),
             **settings,
         )

@@ -173,6 +173,8 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
         warn(line)
     if stage.lmm.truncated:
         warn(f"{stage.lmm.truncated} sequences were longer than model.init_args.max_length and were cut")
+    if stage.lmm.dropped:
+        warn(f"{stage.lmm.dropped} of them had no answer left to learn from and were dropped")
     if stop.received is not None:
         return stopped(folder, name, stop, trainer)
     trainer.save_checkpoint(own.last)
@@ -223,6 +225,12 @@ def describe(stage: Any, data: Any) -> None:
     trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in stage.parameters()) - trained
     mixer = stage.lmm.compressor
+    native = stage.lmm.language.native_length
+    if native is not None and stage.lmm.max_length > native:
+        warn(
+            f"model.init_args.max_length is {stage.lmm.max_length}, the language model was made for {native} positions; "
+            "longer sequences are beyond what it has learnt"
+        )
     say(
         f"      {trained / 1e6:.2f}M parameters learn ({', '.join(sorted(stage.trains))}), {frozen / 1e6:.2f}M frozen; "
         f"{len(data.train_source)} samples; {stage.compressor_name}: {mixer.num_tokens(1)} visual tokens a picture, "

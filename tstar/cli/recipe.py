@@ -8,7 +8,7 @@ common settings come first, then ``per_stage``, then ``stages``.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -63,8 +63,19 @@ class Recipe:
         return {"name": self.name, "evaluation": self.evaluation, "stages": self.stages}
 
 
-def read_recipe(files: list[Path], settings: list[tuple[str, str]], name: str | None = None) -> Recipe:
+def read_recipe(
+    files: list[Path],
+    settings: list[tuple[str, str]],
+    name: str | None = None,
+    over: Sequence[tuple[dict[str, Any], str]] = (),
+) -> Recipe:
     """Resolve files, left to right, and ``--key value`` settings, which win over all of them.
+
+    Args:
+        files: YAML files, the recipe first.
+        settings: key and value as text.
+        name: of the run; default the recipe's.
+        over: what is laid over the files, in a file's form, and where it was read.
 
     Raises:
         ConfigError: a file or key that cannot be; the message names file and line.
@@ -76,6 +87,11 @@ def read_recipe(files: list[Path], settings: list[tuple[str, str]], name: str | 
             parts = key.split(".")
             lines[".".join(parts[2:]) if parts[0] in ("stages", "per_stage") and len(parts) > 2 else key] = place
         _check_top(data, own)
+    for data, place in over:
+        if "include" in data:
+            raise ConfigError(f"{place}: 'include' belongs into a file of its own")
+        _check_top(data, dict.fromkeys(data, place))
+        layers.append((data, {}))
     names = list(dict.fromkeys(stage for data, _ in layers for stage in data.get("stages") or {}))
     if not names:
         raise ConfigError(

@@ -5,7 +5,7 @@ everything else is masked. The mask comes from character offsets on the rendered
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,10 @@ class Template:
     after_answer: str = ""
     system: str = ""
     system_text: str = ""
+    learnt_suffix: str = ""
+    """End of ``question`` that is learnt too."""
+    learnt_tokens: tuple[str, ...] = ()
+    """Texts of tokens that are learnt wherever they stand."""
     captions_only: bool = False
     """The alignment form: the question is dropped, the caption follows the picture."""
 
@@ -45,18 +49,21 @@ class Template:
         if system and not self.system:
             turns = [{**turns[0], "value": _with_preamble(system, turns[0]["value"])}, *turns[1:]]
         for human, answer in zip(turns[::2], turns[1::2], strict=True):
+            asked = self.question.format(q=human["value"])
+            start = len(asked) - len(self.learnt_suffix)
             pieces += [
-                (self.question.format(q=human["value"]), False),
+                (asked[:start], False),
+                (asked[start:], True),
                 (self.answer_start + answer["value"].strip() + self.answer_end, True),
                 (self.after_answer, False),
             ]
-        return pieces
+        return [(text, learnt) for text, learnt in pieces if text]
 
     def prompt(self, question: str, system: str = "", prefill: str = "") -> str:
         """What a model is given to answer ``question``; ``prefill`` starts its answer."""
         turns = ({"from": "human", "value": question}, {"from": "gpt", "value": ""})
-        pieces = self.pieces(turns, system)
-        text = "".join(text for text, supervised in pieces[:-1] if not supervised)
+        whole = "".join(text for text, _ in self.pieces(turns, system))
+        text = whole.removesuffix(self.answer_start + self.answer_end + self.after_answer)
         return text + (self.answer_start + prefill if prefill else "")
 
 
@@ -82,10 +89,19 @@ _CHATML = Template(
     answer_end="<|im_end|>",
     after_answer="\n",
 )
+_QWEN2_5 = replace(_CHATML, system_text="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
+
+
+def _as_llava_next(template: Template) -> Template:
+    """LLaVA-NeXT's mask for Qwen: the whole turn of the assistant is learnt, and every mark of a turn and line break."""
+    marks = ("<|im_start|>", "<|im_end|>", "\n")
+    return replace(template, learnt_suffix="<|im_start|>assistant\n", learnt_tokens=marks)
+
+
 TEMPLATES: dict[str, Template] = {
     "plain": Template(question="", answer_end="\n", captions_only=True),
     "vicuna_v1": _VICUNA,
-    "pythia": Template(**{**_VICUNA.__dict__, "answer_end": "<|endoftext|>"}),
+    "pythia": replace(_VICUNA, answer_end="<|endoftext|>"),
     "phi3": Template(
         system="<|system|>\n{system}<|end|>\n",
         system_text="You are a helpful AI assistant.",
@@ -94,12 +110,10 @@ TEMPLATES: dict[str, Template] = {
         after_answer="\n",
     ),
     "qwen2": _CHATML,
-    "qwen2_5": Template(
-        **{
-            **_CHATML.__dict__,
-            "system_text": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-        }
-    ),
+    "smollm2": replace(_CHATML, system_text="You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    "qwen2_5": _QWEN2_5,
+    "qwen2_llava_next": _as_llava_next(_CHATML),
+    "qwen2_5_llava_next": _as_llava_next(_QWEN2_5),
     "miniature": Template(question="<|user|>\n{q}<|end|>\n<|assistant|>\n", answer_end="<|end|>", after_answer="\n"),
 }
 
@@ -128,10 +142,13 @@ def place_marker(turns: Sequence[Turn], has_visual: bool) -> list[Turn]:
     return placed
 
 
-def tokenize_pieces(pieces: Sequence[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+def tokenize_pieces(
+    pieces: Sequence[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase, learnt_tokens: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """Rendered pieces to (input ids [L], labels [L]); the marker becomes one :data:`VISUAL` id.
 
     The text on either side of the marker is tokenized on its own; the tokenizer's own first token (BOS) comes once, at the start.
+    Supervised are tokens of supervised pieces and those whose text is one of ``learnt_tokens``.
     """
     text = "".join(piece for piece, _ in pieces)
     supervised = []
@@ -153,7 +170,7 @@ def tokenize_pieces(pieces: Sequence[tuple[str, bool]], tokenizer: PreTrainedTok
             right = max(right, left + 1)  # a token may stand for no character, as the space that some put first
             inside = any(left + start < end and right + start > begin for begin, end in supervised)
             ids.append(token)
-            labels.append(token if inside else IGNORE)
+            labels.append(token if inside or part[left:right] in learnt_tokens else IGNORE)
         start += len(part)
     return torch.tensor(ids), torch.tensor(labels)
 
@@ -173,7 +190,7 @@ def tokenize_conversation(
     Raises:
         DataError: no token is left to learn from.
     """
-    ids, labels = tokenize_pieces(template.pieces(place_marker(turns, has_visual)), tokenizer)
+    ids, labels = tokenize_pieces(template.pieces(place_marker(turns, has_visual)), tokenizer, template.learnt_tokens)
     if not (labels != IGNORE).any():
         raise DataError("the conversation has no answer token to learn from")
     return ids, labels

@@ -36,6 +36,7 @@ class ClipDataModule(LightningDataModule):
         weights: how often an epoch goes through each set of ``shards``: 2 takes every sample twice, 0.5 half of them, and the
             other half in the next epoch.
         sizes: in place of weights, how many samples of each set an epoch takes.
+        max_frames: most frames that are used of a clip, of the stored ones at even distances; none uses all.
         limit: use only so many samples, the first ones of each folder, as many of each as its size asks for; for trials.
         num_workers: loader processes, which read, decode and tokenize; 0 does so in the training process. Does not change the
             order.
@@ -59,6 +60,7 @@ class ClipDataModule(LightningDataModule):
         group_by_length: bool = False,
         weights: list[float] | None = None,
         sizes: list[int] | None = None,
+        max_frames: int | None = None,
         limit: int | None = None,
         num_workers: int = 0,
         prefetch: int = 2,
@@ -74,6 +76,8 @@ class ClipDataModule(LightningDataModule):
             raise ConfigError(f"data.batch_size must be at least 1, got {batch_size}")
         if limit is not None and limit < 1:
             raise ConfigError(f"data.limit must be at least 1, got {limit}")
+        if max_frames is not None and max_frames < 1:
+            raise ConfigError(f"data.max_frames must be at least 1, got {max_frames}")
         if num_workers < 0 or seed < 0:
             name, value = ("num_workers", num_workers) if num_workers < 0 else ("seed", seed)
             raise ConfigError(f"data.{name} must be 0 or more, got {value}")
@@ -83,10 +87,11 @@ class ClipDataModule(LightningDataModule):
         self.batch_size, self.seed, self.num_workers, self.prefetch = batch_size, seed, num_workers, prefetch
         self.group_by_modality, self.group_by_length = group_by_modality, group_by_length
         cache = shard_cache(cache_dir, cache_gb)
-        self.train_source = SampleSource(ShardSet(shards, skip_damaged=skip, limit=limit, cache=cache), processor)
+        train_set = ShardSet(shards, skip_damaged=skip, limit=limit, cache=cache)
+        self.train_source = SampleSource(train_set, processor, max_frames)
         self.mixture = _mixture(shards, self.train_source.shards.folder_sizes, weights, sizes)
         val_set = ShardSet(val_shards, skip_damaged=skip, cache=cache) if val_shards else None
-        self.val_source = SampleSource(val_set, processor) if val_set else None
+        self.val_source = SampleSource(val_set, processor, max_frames) if val_set else None
         self.damaged = self.train_source.shards.damaged + (val_set.damaged if val_set else [])
         self.features, self.features_dtype = features, features_dtype
         self.cache: FeatureCache | None = None
@@ -145,7 +150,7 @@ class ClipDataModule(LightningDataModule):
         source = self.train_source
         groups = source.column("modality") if self.group_by_modality else None
         lengths = source.column("words") if self.group_by_length else None
-        frames = source.column("frames") if self.group_by_length else None
+        frames = source.frame_counts() if self.group_by_length else None
         return ResumableLoader(
             source,
             layout,

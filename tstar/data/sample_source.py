@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -37,11 +38,16 @@ class FeatureCache(Protocol):
         """[M, N, d_vision] by number of the sample."""
 
 
+def evenly(count: int, most: int | None) -> list[int]:
+    """Which of ``count`` frames stay where ``most`` may: those nearest to j * count / most, as if no more had been sampled."""
+    return list(range(count)) if most is None or count <= most else [round(j * count / most) for j in range(most)]
+
+
 class SampleSource(Dataset):
     """Samples by number. A damaged one is replaced by the next that can be read, and what was passed over is reported."""
 
-    def __init__(self, shards: ShardSet, processor: Process) -> None:
-        self.shards, self.processor = shards, processor
+    def __init__(self, shards: ShardSet, processor: Process, max_frames: int | None = None) -> None:
+        self.shards, self.processor, self.max_frames = shards, processor, max_frames
         self.features: Callable[[int], Tensor] | None = None
         """Encoded frames by a sample's number in its shards, in place of the stored ones."""
 
@@ -50,7 +56,8 @@ class SampleSource(Dataset):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[tuple[Sample, list[Skipped]]]:
         """Those of a batch, their frames in one memory; how a ``DataLoader`` asks."""
-        room = FrameRoom(sum(self.shards.frame_count(int(self.shards.numbers[n])) for n in numbers))
+        counts = [self.shards.frame_count(int(self.shards.numbers[n])) for n in numbers]
+        room = FrameRoom(sum(min(count, self.max_frames or count) for count in counts))
         return [self._or_next(number, room) for number in numbers]
 
     def __getitem__(self, number: int) -> tuple[Sample, list[Skipped]]:
@@ -75,14 +82,21 @@ class SampleSource(Dataset):
         """One column of the sample index, by number of the sample."""
         return self.shards.column(name)[self.shards.numbers]
 
+    def frame_counts(self) -> np.ndarray:
+        """Frames that are used of each sample."""
+        counts = self.column("frames")
+        return counts if self.max_frames is None else np.minimum(counts, self.max_frames)
+
     def _sample(self, number: int, room: FrameRoom | None) -> Sample:
         if self.features is None:
             raw = self.shards.read(number)
             if raw.features is None:
-                return self.processor(raw, room=room)
-            return self.processor(raw, torch.from_numpy(raw.features))
-        features = self.features(number)
-        return self.processor(self.shards.read(number, with_frames=False), features)
+                frames = [raw.frames[place] for place in evenly(len(raw.frames), self.max_frames)]
+                return self.processor(replace(raw, frames=tuple(frames)), room=room)
+            features = torch.from_numpy(raw.features)
+        else:
+            raw, features = self.shards.read(number, with_frames=False), self.features(number)
+        return self.processor(raw, features[evenly(len(features), self.max_frames)])
 
     def clips(self, numbers: range) -> Iterator[Tensor | int | str]:
         """What there is to encode of each sample.

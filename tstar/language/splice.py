@@ -3,6 +3,7 @@
 Letters: B samples, T visual tokens of a sample, L text ids of a sample, P longest spliced sequence, D width of the language model.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,8 @@ class Spliced:
     """[B, P], ``IGNORE`` at visual and padded positions."""
     cut: int = 0
     """Samples that were longer than allowed and lost their end."""
+    dropped: int = 0
+    """Samples that lost all supervised tokens with their end, and are not in the batch."""
 
 
 def splice(
@@ -46,13 +49,14 @@ def splice(
         input_ids: [L] of each sample, with at most one ``VISUAL``.
         visual_tokens: [T, D] of each sample; T = 0 where there is none.
         labels: [L] of each sample.
-        max_length: sequences are cut to this many positions after splicing.
+        max_length: sequences are cut to this many positions after splicing. One that has then nothing to learn from is
+            dropped, unless no other is left.
         pad: side of the padding; generation wants "left".
 
     Raises:
         ValueError: a sample has several places for visual tokens, or a place and no tokens or the other way round.
     """
-    rows, row_labels, cut = [], [], 0
+    rows, row_labels, cut, dropped = [], [], 0, 0
     for number, (ids, visual) in enumerate(zip(input_ids, visual_tokens, strict=True)):
         places = (ids == VISUAL).nonzero().flatten().tolist()
         if len(places) > 1 or bool(places) != bool(len(visual)):
@@ -68,8 +72,13 @@ def splice(
         cut += max_length is not None and len(row) > max_length
         rows.append(row[:max_length])
         row_labels.append(own[:max_length])
+    if labels is not None and cut:
+        learnt = [bool((own[1:] != IGNORE).any()) for own in row_labels]
+        dropped = len(learnt) - sum(learnt)
+        kept = learnt if any(learnt) else [True, *[False] * (len(learnt) - 1)]
+        rows, row_labels = (list(itertools.compress(column, kept)) for column in (rows, row_labels))
     spliced = _pad(rows, row_labels, left=pad == "left")
-    spliced.cut = cut
+    spliced.cut, spliced.dropped = cut, dropped
     return spliced
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tstar.compressors import Compressor
 from tstar.language.hf_causal_lm import HFCausalLM
-from tstar.language.splice import splice
+from tstar.language.splice import IGNORE, splice
 from tstar.vision import VisionEncoder
 
 
@@ -23,6 +23,8 @@ class VideoLMM(nn.Module):
         self.max_length = max_length
         self.truncated = 0
         """Training sequences that were longer than ``max_length`` and lost their end, so far."""
+        self.dropped = 0
+        """Those of them that had nothing left to learn from, and were dropped."""
 
     def visual_tokens(self, frames: Tensor, frame_counts: list[int]) -> list[Tensor]:
         """Clips to what the language model sees of them.
@@ -53,8 +55,12 @@ class VideoLMM(nn.Module):
         """
         visual = self.visual_tokens(frames, frame_counts)
         batch = splice(self.language.embed, input_ids, visual, labels, max_length=self.max_length)
-        self.truncated += batch.cut if self.training else 0
+        if self.training:
+            self.truncated += batch.cut
+            self.dropped += batch.dropped
         loss, count = self.language.loss(batch)
+        if batch.dropped:  # what was compressed for them stays in the graph, which must be the same on every rank
+            loss = loss + sum(tokens.sum() for tokens in visual) * 0.0
         if self.training and not any(frame_counts):
             # every trained tensor takes part on every rank, also where a batch is text only
             loss = loss + self._dummy_picture(frames) * 0.0
@@ -79,3 +85,23 @@ class VideoLMM(nn.Module):
         """
         batch = splice(self.language.embed, prompts, visual, pad="left", max_length=None)
         return self.language.generate(batch, max_new_tokens=max_new_tokens, stop=stop)
+
+    @torch.no_grad()
+    def option_likelihoods(self, prompt: Tensor, visual: Tensor, options: Sequence[Tensor]) -> Tensor:
+        """How likely each of several answers is.
+
+        Args:
+            prompt: [L] ids, as :meth:`generate` takes them.
+            visual: [T, D] of the prompt.
+            options: ids of each answer, as they would follow the prompt; at least one each.
+
+        Returns:
+            [options], sums of the log-probabilities of an answer's tokens; over an answer's length, their mean.
+        """
+        if not options or min(map(len, options)) < 1:
+            raise ValueError("option_likelihoods needs options, each of at least one token")
+        own = [option.to(prompt) for option in options]
+        rows = [torch.cat([prompt, option]) for option in own]
+        labels = [torch.cat([torch.full_like(prompt, IGNORE), option]) for option in own]
+        batch = splice(self.language.embed, rows, [visual] * len(rows), labels)
+        return self.language.log_likelihoods(batch)

@@ -74,7 +74,7 @@ class Stage(LightningModule):
         self.compressor_name: str = spec["name"]
         self.descriptions: dict[str, Any] = {
             "compressor": mixer.config.weights_of(spec["name"]),
-            "language": {"type": llm.model.config.model_type, "d_language": llm.d_language},
+            "language": llm.description,
         }
         for part, path in (init_from or {}).items():
             if part not in PARTS:

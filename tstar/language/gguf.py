@@ -12,7 +12,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def import_gguf(file: Path, out: Path, dtype: str = "bfloat16") -> int:
-    """Write a GGUF file's model into a folder in Hugging Face layout; quantised weights become plain numbers, as exact as they were.
+    """Write a GGUF file's model into a folder in Hugging Face layout; quantised weights become the plain numbers they stand for.
 
     Args:
         file: the GGUF file.
@@ -42,7 +42,9 @@ def import_gguf(file: Path, out: Path, dtype: str = "bfloat16") -> int:
 
     transformers.utils.logging.disable_progress_bar()
     # newer versions keep the weights packed unless they are told not to
-    plain = {"quantization_config": kind(dequantize=True)} if (kind := getattr(transformers, "GgufConfig", None)) else {}
+    plain = (
+        {"quantization_config": kind(dequantize=True)} if (kind := getattr(transformers, "GgufConfig", None)) else {}
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

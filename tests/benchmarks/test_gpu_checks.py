@@ -1,0 +1,54 @@
+"""The checks for GPUs, gone through at toy size on a CPU; and what they say without a GPU."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def checks(folder):
+    return importlib.import_module("gpu_checks")
+
+
+def test_without_a_gpu_it_says_so_and_ends(checks, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert checks.main([]) == 0
+    assert "skipped, PyTorch finds no CUDA device" in capsys.readouterr().out
+
+
+def test_it_goes_through_everything(checks, capsys, tmp_path, monkeypatch):
+    healthy = {"healthy": True, "backends": []}
+    monkeypatch.setattr(checks, "operators", named("operators", lambda device, quick: healthy))
+    assert checks.main(["--device", "cpu", "--quick", "--report", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["wrong"] == []
+    assert all(row["float32"] == [0, 0] for row in found["compressors"].values())  # the same machine twice
+    assert all(0 < max(row["bfloat16"]) < 5e-2 for row in found["compressors"].values())
+    assert len(found["training"]["losses"]) == 6
+    assert "loss" in (tmp_path / "gpu.md").read_text()
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+
+
+def named(name, function):
+    function.__name__ = name
+    return function
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("operators", {"healthy": False}, "an operator gives wrong numbers"),
+        ("compressors", {"x": {"float32": [0.1, 0.0]}}, "x in float32 is off by 1.0e-01"),
+        ("compressors", {"x": {"bfloat16": [0.0, float("nan")]}}, "x in bfloat16 is off"),
+        ("training", {"status": 2, "losses": []}, "training failed"),
+        ("training", {"status": 0, "losses": [1.0] * 100}, "the loss did not fall"),
+    ],
+)
+def test_what_is_wrong_is_said(checks, part, value, reason):
+    good = {"status": 0, "losses": [2.0] * 50 + [1.0] * 50}
+    found = {"quick": False, "operators": {"healthy": True}, "compressors": {}, "training": good}
+    assert checks.mistakes(found) == []
+    (mistake,) = checks.mistakes({**found, part: value})
+    assert mistake.startswith(reason)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("gpu-checks: skipped, PyTorch finds no CUDA device here")
         return 0
     found: dict[str, Any] = {"device": device_name(args.device), "quick": args.quick, "machine": machine(0)}
-    for check in (operators, compressors, profile, training):
-        print(f"{check.__name__} ...", flush=True)
-        found[check.__name__] = check(args.device, args.quick)
-        for line in LINES[check.__name__](found[check.__name__]):
+    for name, (check, describe) in CHECKS.items():
+        print(f"{name} ...", flush=True)
+        found[name] = check(args)
+        for line in describe(found[name]):
             print(f"  {line}", flush=True)
     found["wrong"] = mistakes(found)
     for mistake in found["wrong"]:
@@ -61,9 +61,9 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 
-def operators(device: str, quick: bool) -> dict[str, Any]:
+def operators(args: argparse.Namespace) -> dict[str, Any]:
     """What ``tstar doctor`` finds: errors of every backend against the slow reference."""
-    command = [sys.executable, "-m", "tstar.cli.main", "doctor", "--json", *(["--quick"] if quick else [])]
+    command = [sys.executable, "-m", "tstar.cli.main", "doctor", "--json", *(["--quick"] if args.quick else [])]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode not in (0, 1):
         raise RuntimeError(f"tstar doctor failed: {answer.stderr.strip()}")
@@ -84,17 +84,17 @@ def features_of(mixer: Compressor, frames: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def compressors(device: str, quick: bool) -> dict[str, Any]:
+def compressors(args: argparse.Namespace) -> dict[str, Any]:
     """Largest errors of visual tokens and of the gradient of the first projection, against the CPU in fp32."""
     found = {}
     for name, spec in COMPRESSORS.items():
-        mixer = build(spec, quick)
+        mixer = build(spec, args.quick)
         features = features_of(mixer, 8)
         expected = tokens_and_gradient(mixer, features, "cpu", torch.float32)
         found[name] = {
             str(dtype).removeprefix("torch."): [
                 float((ours.float() - theirs).abs().max() / theirs.abs().max())
-                for ours, theirs in zip(tokens_and_gradient(mixer, features, device, dtype), expected, strict=True)
+                for ours, theirs in zip(tokens_and_gradient(mixer, features, args.device, dtype), expected, strict=True)
             ]
             for dtype in (torch.float32, torch.bfloat16)
         }
@@ -114,8 +114,9 @@ def tokens_and_gradient(
     return [tokens.detach().cpu(), gradient.cpu()]
 
 
-def profile(device: str, quick: bool) -> dict[str, Any]:
+def profile(args: argparse.Namespace) -> dict[str, Any]:
     """Times and memory of MambaMia in bf16 by frames, and the kernels that take most of the time at the middle size."""
+    device, quick = args.device, args.quick
     mixer = build(COMPRESSORS["mambamia, mamba1"], quick).to(device)
     rows, kernels = [], []
     for frames in (4, 8) if quick else (64, 128, 256):
@@ -165,14 +166,15 @@ def slowest(work: Any, device: str) -> list[dict[str, Any]]:
     return [{"name": e.key, "share": getattr(e, column) / total, "calls": e.count} for e in events[:8]]
 
 
-def training(device: str, quick: bool) -> dict[str, Any]:
+def training(args: argparse.Namespace) -> dict[str, Any]:
     """Losses and speed of 100 steps of alignment on a tiny world."""
-    root, steps = Path(__file__).parents[1], 6 if quick else 100
+    root, steps = Path(__file__).parents[1], 6 if args.quick else 100
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
-        world = Path(name) / "world"
-        tstar(["miniature", "--out", str(world), "--scale", "tiny"])
+        world = args.world or Path(name) / "world"
+        if args.world is None:
+            tstar(["miniature", "--out", str(world), "--scale", "tiny"])
         settings = {
-            "trainer.accelerator": "gpu" if device == "cuda" else "cpu",
+            "trainer.accelerator": "gpu" if args.device == "cuda" else "cpu",
             "trainer.precision": "bf16-mixed",
             "trainer.max_epochs": "-1",
             "trainer.max_steps": str(steps),
@@ -244,7 +246,12 @@ def _training(part: dict[str, Any]) -> list[str]:
     ]
 
 
-LINES = {"operators": _operators, "compressors": _compressors, "profile": _profile, "training": _training}
+CHECKS: dict[str, tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[dict[str, Any]], list[str]]]] = {
+    "operators": (operators, _operators),
+    "compressors": (compressors, _compressors),
+    "profile": (profile, _profile),
+    "training": (training, _training),
+}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -252,7 +259,7 @@ def page(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["machine"]["versions"].items())
     lines = ["# On a GPU", "", "`make gpu-checks`", "", f"{found['device']}; {versions}.", ""]
     lines += [f"**Wrong: {mistake}.**" for mistake in found["wrong"]]
-    for name, describe in LINES.items():
+    for name, (_, describe) in CHECKS.items():
         lines += ["", f"## {name.capitalize()}", "", *(f"- {line}" for line in describe(found[name]))]
     return "\n".join(lines) + "\n"
 
@@ -261,6 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
+    parser.add_argument(
+        "--world", type=Path, metavar="DIR", help="train on this miniature world; default a tiny one is made"
+    )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write gpu.md and gpu.json there")
     return parser
 

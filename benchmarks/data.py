@@ -35,7 +35,7 @@ def settings_of(quick: bool, workers: int, seed: int) -> dict[str, Any]:
         "clips": 6 if quick else 96,
         "frames": 4 if quick else 32,
         "side": 48 if quick else 336,
-        "videos": 2 if quick else 64,
+        "videos": 2 if quick else 128,
         "video_seconds": 3 if quick else 20,
         "video_size": [96, 64] if quick else [640, 360],
         "long_seconds": [4, 8] if quick else [120, 3600],

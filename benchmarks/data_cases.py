@@ -169,7 +169,7 @@ def tokenizer() -> Any:
 
 def shard(case: dict[str, Any]) -> dict[str, Any]:
     """``tstar shard`` against bare decoding with decord and JPEG encoding, in as many processes."""
-    settings = ShardSettings(fps=2, max_frames=64, short_side=336, samples_per_shard=16)
+    settings = ShardSettings(fps=2, max_frames=64, short_side=336, samples_per_shard=32)  # published sets have 256
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         records = []

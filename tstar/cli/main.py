@@ -62,6 +62,10 @@ def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:
         from tstar.cli import report
 
         return report.run(arguments)
+    if arguments.command == "plan":
+        from tstar.cli import plan
+
+        return plan.run(arguments, _settings(rest))
     if arguments.command == "doctor":
         from tstar.cli import doctor
 
@@ -91,6 +95,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _add_score(commands)
     _add_report(commands)
     _add_import(commands)
+    _add_plan(commands)
     _add_doctor(commands)
     known = list(commands.choices)
     first = next((a for a in argv if not a.startswith("-")), None)
@@ -105,7 +110,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if arguments.command is None:
         parser.print_help()
         raise SystemExit(USER_MISTAKE)
-    if rest and arguments.command not in ("fit", "validate"):
+    if rest and arguments.command not in ("fit", "validate", "plan"):
         commands.choices[arguments.command].error(f"unknown argument {rest[0]}")
     return arguments, rest
 
@@ -338,6 +343,58 @@ def _add_import(commands: "argparse._SubParsersAction[Parser]") -> None:
         choices=("float32", "bfloat16", "float16"),
         help="number format of the weights (default: %(default)s)",
     )
+def _add_plan(commands: "argparse._SubParsersAction[Parser]") -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what a recipe will take: tokens, FLOPs, memory, steps",
+        description="Say for every stage of a recipe what learns, how many tokens and FLOPs a step takes, what fills a device, "
+        "and how many steps there are; then what an answer takes, and which settings fit a budget. Nothing is loaded, trained "
+        "or downloaded: no weights, no shards and no GPU are needed. FLOPs: a multiply-add is 2, elementwise operations are "
+        "not counted.",
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    plan.add_argument(
+        "--config", action="append", required=True, metavar="FILE", help="a recipe, then any overlays; later files win"
+    )
+    plan.add_argument(
+        "--frames",
+        type=_numbers,
+        metavar="N[,N]",
+        help="frames of clips that are asked about (default: 1 and the recipe's evaluation.max_frames)",
+    )
+    plan.add_argument(
+        "--training-frames",
+        type=int,
+        metavar="N",
+        help="frames of a training clip (default: the longest in the shards, else 128, as published); pictures are 1",
+    )
+    plan.add_argument("--devices", type=int, metavar="N", help="processes of the training (default: the recipe's)")
+    plan.add_argument(
+        "--strategy", choices=("ddp", "fsdp", "zero2", "zero3"), help="how they share memory (default: the recipe's)"
+    )
+    plan.add_argument("--device-memory-gib", type=float, metavar="X", help="list the settings that fit such a device")
+    plan.add_argument("--tokens", type=int, metavar="N", help="list the settings of at most so many visual tokens")
+    plan.add_argument(
+        "--text-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="of a prompt, template included (default: %(default)s)",
+    )
+    plan.add_argument("--answer-tokens", type=int, default=32, metavar="N", help="of an answer (default: %(default)s)")
+    plan.add_argument(
+        "--samples", type=int, metavar="N", help="of an epoch, where neither shards nor a set's name say it"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _numbers(text: str) -> list[int]:
+    """ "1,128" as [1, 128]."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be like 128 or 1,128, got {text!r}")
+    return [int(part) for part in parts]
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[Parser]") -> None:

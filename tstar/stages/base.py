@@ -62,12 +62,7 @@ class Stage(LightningModule):
         self.optimizer_config, self.lr_on_resume = optimizer, lr_on_resume
         if max_length < 2:
             raise ConfigError(f"model.init_args.max_length must be at least 2, got {max_length}")
-        spec = dict(self.fixed_compressor or compressor)
-        if "name" not in spec:
-            raise ConfigError("model.init_args.compressor needs a name, as in {name: mambamia, preset: miniature}")
-        for key in ("d_vision", "d_language", "grid"):
-            if key in spec:
-                raise ConfigError(f"model.init_args.compressor.{key} follows from vision and language; remove it")
+        spec = self.compressor_settings(compressor)
         encoder, llm = vision.build(), language.build()
         mixer = build_compressor(d_vision=encoder.d_vision, d_language=llm.d_language, grid=encoder.grid, **spec)
         self.lmm = VideoLMM(encoder, mixer, llm, max_length)
@@ -86,6 +81,17 @@ class Stage(LightningModule):
         self.notes: list[str] = []
         self.strict_loading = False
         self._frozen_digest = ""
+
+    @classmethod
+    def compressor_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Name, preset and options of the compressor that a stage with these settings has."""
+        spec = dict(cls.fixed_compressor or given)
+        if "name" not in spec:
+            raise ConfigError("model.init_args.compressor needs a name, as in {name: mambamia, preset: miniature}")
+        for key in ("d_vision", "d_language", "grid"):
+            if key in spec:
+                raise ConfigError(f"model.init_args.compressor.{key} follows from vision and language; remove it")
+        return spec
 
     # what the data and the evaluation need to know
 

@@ -44,12 +44,17 @@ class VisionConfig:
 
 
 class OpenClipTower(VisionEncoder):
-    """The image half of an open_clip model, reduced to what gives patch tokens."""
+    """The image half of an open_clip model, reduced to what gives patch tokens.
 
-    def __init__(self, config: VisionConfig) -> None:
+    Args:
+        config: which model.
+        weights: load them; without, none are looked for.
+    """
+
+    def __init__(self, config: VisionConfig, *, weights: bool = True) -> None:
         super().__init__()
         self.config = config
-        visual = _load(config).visual
+        visual = _load(config, weights).visual
         self.is_trunk = hasattr(visual, "trunk")
         self.tower: Any = visual.trunk if self.is_trunk else visual
         if not self.is_trunk and not hasattr(visual, "transformer"):
@@ -81,6 +86,12 @@ class OpenClipTower(VisionEncoder):
             shape = self._features(black).shape  # [1, C, h, w]
         self.d_vision, self.grid = shape[1], (shape[2], shape[3])
 
+    @classmethod
+    def skeleton(cls, config: VisionConfig) -> "OpenClipTower":
+        """The encoder on torch's meta device: every shape, no weights and no memory."""
+        with torch.device("meta"):
+            return cls(config, weights=False)
+
     def _features(self, pixels: Tensor) -> Tensor:
         if not self.is_transformer:
             features = self.tower.forward_features(pixels)
@@ -108,14 +119,15 @@ class OpenClipTower(VisionEncoder):
         return super().forward(frames, slice_size or self.config.slice_size)
 
 
-def _load(config: VisionConfig) -> Any:
+def _load(config: VisionConfig, weights: bool) -> Any:
     import open_clip
 
     folder = Path(config.model)
-    random = config.pretrained == "random"
+    random = config.pretrained == "random" or not weights
+    place = {} if weights else {"device": "meta", "pretrained_text": False}
     try:
         if (folder / "open_clip_config.json").is_file():
-            if config.pretrained is not None and not random:
+            if config.pretrained not in (None, "random"):
                 raise ConfigError(
                     f"vision.pretrained must be left out for the folder {config.model}, which brings its weights; "
                     f"got '{config.pretrained}'"
@@ -125,6 +137,7 @@ def _load(config: VisionConfig) -> Any:
                 load_weights=not random,
                 require_pretrained=not random,
                 weights_only=True,
+                **place,
             )
         if ("/" in config.model and ":" not in config.model) or folder.is_dir():
             raise DataError(
@@ -158,6 +171,7 @@ def _load(config: VisionConfig) -> Any:
             # OpenAI's weights were trained with an activation of their own; by itself open_clip only warns of it
             force_quick_gelu=bool(tag.get("quick_gelu")),
             weights_only=True,
+            **place,
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError, UnpicklingError) as error:
         raise DataError(f"cannot load vision.model '{config.model}': {' '.join(str(error).split())[:300]}") from error

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,22 @@ class LanguageConfig:
         return HFCausalLM(self)
 
 
+class LossSum(NamedTuple):
+    """What a batch adds to a loss that several batches share."""
+
+    total: Tensor
+    """Sum of the weighted losses of the supervised tokens, scalar."""
+    weight: Tensor
+    """Sum of their weights, scalar."""
+    tokens: int
+    """How many there are."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss of this batch alone; 0, still in the graph, where nothing is supervised."""
+        return self.total / self.weight if self.tokens else self.total
+
+
 class HFCausalLM(nn.Module):
     """A causal language model with its tokenizer; parameters live under ``model``."""
 
@@ -61,7 +77,12 @@ class HFCausalLM(nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def loss(self, batch: Spliced) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says, and how many there are.
+        """The loss of a batch alone, and the number of supervised tokens; see :meth:`loss_sum`."""
+        losses = self.loss_sum(batch)
+        return losses.mean, losses.tokens
+
+    def loss_sum(self, batch: Spliced) -> LossSum:
+        """Cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says.
 
         Logits exist at supervised positions only: with a vocabulary of 150,000 they would be the largest tensor by far.
 
@@ -77,11 +98,11 @@ class HFCausalLM(nn.Module):
         count = int(supervised.sum())
         chosen = hidden[:, :-1][supervised]  # [count, D]
         logits = self.model.get_output_embeddings()(chosen).float()
-        if not count:
-            return hidden.sum() * 0.0 + logits.sum(), 0  # no logits: their sum is 0 and keeps the head in the graph
+        if not count:  # no logits: their sum is 0 and keeps the head in the graph
+            return LossSum(hidden.sum() * 0.0 + logits.sum(), logits.new_zeros(()), 0)
         losses = F.cross_entropy(logits, targets[supervised], reduction="none")  # [count]
         weights = answer_lengths(supervised).float().pow(-LENGTH_POWERS[self.config.loss_reduction])
-        return (losses * weights).sum() / weights.sum(), count
+        return LossSum((losses * weights).sum(), weights.sum(), count)
 
     @torch.no_grad()
     def generate(self, batch: Spliced, *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:

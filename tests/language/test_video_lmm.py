@@ -46,10 +46,10 @@ def test_the_parts_follow_one_another(lmm):
     labels = [torch.where(i == VISUAL, IGNORE, i) for i in ids]
     with torch.no_grad():
         tokens = lmm.compressor(lmm.encoder(frames), counts)
-        expected = lmm.language.loss(splice(lmm.language.embed, ids, tokens, labels))
-        loss, count = lmm(frames, counts, ids, labels)
+        expected = lmm.language.loss_sum(splice(lmm.language.embed, ids, tokens, labels))
+        losses = lmm(frames, counts, ids, labels)
     assert [len(t) for t in tokens] == [lmm.compressor.num_tokens(n) for n in counts]
-    torch.testing.assert_close((loss, count), expected)
+    torch.testing.assert_close(tuple(losses), tuple(expected))
 
 
 def test_features_may_take_the_place_of_frames(lmm):
@@ -67,9 +67,11 @@ def test_max_length_cuts_after_splicing(lmm):
     labels = [torch.where(ids[0] == VISUAL, IGNORE, ids[0])]
     lmm.max_length = lmm.compressor.num_tokens(1) + 3
     with torch.no_grad():
-        assert lmm(frames_of(1), [1], ids, labels)[1] == 3
+        assert lmm(frames_of(1), [1], ids, labels).tokens == 3
         lmm.max_length = 2  # within the visual tokens: nothing is left to learn
-        assert lmm(frames_of(1), [1], ids, labels) == (0.0, 0)
+        losses = lmm(frames_of(1), [1], ids, labels)
+        assert (losses.total, losses.weight, losses.tokens) == (0, 0, 0)
+        assert losses.mean == 0
 
 
 @pytest.mark.parametrize("compressor", list_compressors())
@@ -77,13 +79,13 @@ def test_a_batch_of_text_gives_every_trained_tensor_a_gradient(miniature_parts, 
     lmm = build(miniature_parts, compressor).train()
     lmm.encoder.requires_grad_(False)
     ids = [ids_of(lmm, "What? A star.", False), ids_of(lmm, "Two?", False)]
-    loss, _ = lmm(frames_of(0), [0, 0], ids, ids)
+    loss = lmm(frames_of(0), [0, 0], ids, ids).mean
     loss.backward()
     assert [n for n, p in lmm.named_parameters() if p.requires_grad and p.grad is None] == []
     assert not any(p.grad.any() for p in lmm.compressor.parameters())  # it takes part, and is not moved
     lmm.eval()
     with torch.no_grad():
-        alone, _ = lmm(frames_of(0), [0, 0], ids, ids)
+        alone = lmm(frames_of(0), [0, 0], ids, ids).mean
     torch.testing.assert_close(loss.detach(), alone)
 
 
@@ -93,11 +95,11 @@ def test_a_loss_does_not_depend_on_batch_mates(lmm):
     ids = [ids_of(lmm, "What is it? A star.", True), ids_of(lmm, "Describe all of it: a circle, then a star.", True)]
     labels = [torch.where(i == VISUAL, IGNORE, i) for i in ids]
     with torch.no_grad():
-        both, n_both = lmm(frames, [2, 4], ids, labels)
-        first, n_first = lmm(frames[:2], [2], ids[:1], labels[:1])
-        second, n_second = lmm(frames[2:], [4], ids[1:], labels[1:])
-    assert n_both == n_first + n_second
-    torch.testing.assert_close(both, (first * n_first + second * n_second) / n_both, atol=1e-5, rtol=1e-5)
+        both = lmm(frames, [2, 4], ids, labels)
+        parts = lmm(frames[:2], [2], ids[:1], labels[:1]), lmm(frames[2:], [4], ids[1:], labels[1:])
+    assert both.tokens == sum(part.tokens for part in parts)
+    torch.testing.assert_close(both.weight, sum(part.weight for part in parts))
+    torch.testing.assert_close(both.total, sum(part.total for part in parts), atol=1e-5, rtol=1e-5)
 
 
 def test_answers_in_a_batch_are_those_asked_alone(lmm):

@@ -93,7 +93,7 @@ def test_these_losses_tell_one_clip_from_another(make_stage, tiny_world):
         batch = collate([source[number] for number in range(first, first + 4)])
         with torch.no_grad():
             right, wrong = (
-                float(stage.lmm(frames, batch.frame_counts, batch.input_ids, batch.labels)[0])
+                float(stage.lmm(frames, batch.frame_counts, batch.input_ids, batch.labels).mean)
                 for frames in (batch.frames, batch.frames.roll(1, 0))
             )
         assert abs(wrong / right - 1) > 3 * TOLERANCE

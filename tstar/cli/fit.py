@@ -164,6 +164,7 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     assert data is not None
     stage.recipe = {**config, "evaluation": folder.recipe.evaluation, "name": folder.recipe.name, "stage": name}
     stage.recipe["cwd"] = str(Path.cwd())
+    stage.compiled = settings.compile
     describe(stage, data)
     if data.features:
         data.cache = feature_cache(stage, Path(data.features), data.features_dtype)
@@ -178,8 +179,9 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     if stop.received is not None:
         return stopped(folder, name, stop, trainer)
     trainer.save_checkpoint(own.last)
+    whole = stage.whole_weights()
     if trainer.is_global_zero:
-        complete(folder, name, cli, time.monotonic() - begun)
+        complete(folder, name, cli, whole, time.monotonic() - begun)
     trainer.strategy.barrier("stage complete")
     return 0
 
@@ -191,12 +193,12 @@ def feature_cache(stage: Any, folder: Path, dtype: str) -> Any:
     return FeatureCache(folder, stage.lmm.encoder, stage.resized, dtype, tell=say, bar=bar)
 
 
-def complete(folder: RunFolder, name: str, cli: Any, seconds: float) -> None:
+def complete(folder: RunFolder, name: str, cli: Any, whole: dict[str, Any], seconds: float) -> None:
     """Export a trained stage's weights and mark it as complete."""
     from tstar.stages.weights import export_weights
 
     own, stage, trainer = folder.stages[name], cli.model, cli.trainer
-    digest = export_weights(stage.lmm, own.weights, stage.descriptions)
+    digest = export_weights(stage.lmm, own.weights, stage.descriptions, whole)
     own.finish(
         folder.recipe.stages[name],
         init_from=folder.origins(name),

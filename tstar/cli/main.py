@@ -343,6 +343,8 @@ def _add_import(commands: "argparse._SubParsersAction[Parser]") -> None:
         choices=("float32", "bfloat16", "float16"),
         help="number format of the weights (default: %(default)s)",
     )
+
+
 def _add_plan(commands: "argparse._SubParsersAction[Parser]") -> None:
     plan = commands.add_parser(
         "plan",

@@ -33,10 +33,16 @@ class RunConfig:
     """Training stops when a larger share of the samples is damaged."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """How exactly float32 matrices are multiplied, in torch's names; lower is faster where the hardware can do it."""
+    compile: bool = False
+    """Compile the language model's layers (torch.compile) when they are first used; pays for long trainings on a GPU."""
+    peak_tflops: float | None = None
+    """What one device can do at most, 10^12 FLOP/s, for the share of it that is used; left out, what known GPUs can in bf16."""
 
     def __post_init__(self) -> None:
         if self.checkpoint_every_n_steps < 1:
             raise ConfigError(f"run.checkpoint_every_n_steps must be at least 1, got {self.checkpoint_every_n_steps}")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            raise ConfigError(f"run.peak_tflops must be above 0, got {self.peak_tflops}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"run.max_bad_fraction must be 0 to 1, got {self.max_bad_fraction}")
         if self.matmul_precision not in (names := ("highest", "high", "medium")):

@@ -74,11 +74,12 @@ class BenchmarkEvaluation(Callback):
         if trainer.sanity_checking or not self.config.benchmarks or limit == 0:
             return
         assert isinstance(pl_module, Stage)
-        if trainer.is_global_zero:
-            at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
-            with at_once, threads_of_waiting_ranks():
-                self.reports = self._run(pl_module, trainer.global_step, limit)
-        trainer.strategy.barrier("benchmarks")
+        with pl_module.whole_model():
+            if trainer.is_global_zero:
+                at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
+                with at_once, threads_of_waiting_ranks():
+                    self.reports = self._run(pl_module, trainer.global_step, limit)
+            trainer.strategy.barrier("benchmarks")
         for name, modes in self.reports.items():
             for mode, report in modes.items():
                 key = f"test/{name}/{mode}" if self.complete else f"val/{name}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,22 @@ class LanguageConfig:
         return HFCausalLM(self)
 
 
+class LossSum(NamedTuple):
+    """What a batch adds to a loss that several batches share."""
+
+    total: Tensor
+    """Sum of the weighted losses of the supervised tokens, scalar."""
+    weight: Tensor
+    """Sum of their weights, scalar."""
+    tokens: int
+    """How many there are."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss of this batch alone; 0, still in the graph, where nothing is supervised."""
+        return self.total / self.weight if self.tokens else self.total
+
+
 class HFCausalLM(nn.Module):
     """A causal language model with its tokenizer; parameters live under ``model``."""
 
@@ -96,17 +112,23 @@ class HFCausalLM(nn.Module):
         return self.model.get_input_embeddings()(ids)
 
     def loss(self, batch: Spliced) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says, and how many there are.
+        """The loss of a batch alone, and the number of supervised tokens; see :meth:`loss_sum`."""
+        losses = self.loss_sum(batch)
+        return losses.mean, losses.tokens
+
+    def loss_sum(self, batch: Spliced) -> LossSum:
+        """Cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says.
 
         Raises:
             ValueError: the batch is padded on the left.
         """
         hidden, logits, supervised = self._supervised_logits(batch)
         if not len(logits):
-            return hidden.sum() * 0.0 + logits.sum(), 0  # no logits: their sum is 0 and keeps the head in the graph
+            # no logits: their sum is 0 and keeps the head in the graph
+            return LossSum(hidden.sum() * 0.0 + logits.sum(), logits.new_zeros(()), 0)
         losses = F.cross_entropy(logits, batch.labels[:, 1:][supervised], reduction="none")  # [count]
         weights = answer_lengths(supervised).float().pow(-LENGTH_POWERS[self.config.loss_reduction])
-        return (losses * weights).sum() / weights.sum(), len(logits)
+        return LossSum((losses * weights).sum(), weights.sum(), len(logits))
 
     @torch.no_grad()
     def log_likelihoods(self, batch: Spliced) -> Tensor:

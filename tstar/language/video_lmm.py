@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tstar.compressors import Compressor
-from tstar.language.hf_causal_lm import HFCausalLM
+from tstar.language.hf_causal_lm import HFCausalLM, LossSum
 from tstar.language.splice import IGNORE, splice
 from tstar.vision import VisionEncoder
 
@@ -44,8 +44,11 @@ class VideoLMM(nn.Module):
 
     def forward(
         self, frames: Tensor, frame_counts: list[int], input_ids: Sequence[Tensor], labels: Sequence[Tensor]
-    ) -> tuple[Tensor, int]:
-        """Mean loss over the supervised tokens of the batch, and their number.
+    ) -> LossSum:
+        """Loss over the supervised tokens of the batch.
+
+        In training, compressor and language model run once forward and once backward, whatever the batch holds: with several
+        processes, one may have text only where another has videos, and they meet in every layer.
 
         Args:
             frames: uint8, [sum(M), 3, S, S], or features, as :meth:`visual_tokens` takes them.
@@ -53,23 +56,26 @@ class VideoLMM(nn.Module):
             input_ids: [L] of each sample, with a ``VISUAL`` id where the visual tokens go.
             labels: [L] of each sample.
         """
-        visual = self.visual_tokens(frames, frame_counts)
+        blank = self.training and not any(frame_counts)
+        if blank:
+            # every trained tensor takes part in every process, also where a batch is text only
+            *visual, unseen = self.visual_tokens(self._blank_picture(frames.device), [*frame_counts, 1])
+        else:
+            visual = self.visual_tokens(frames, frame_counts)
         batch = splice(self.language.embed, input_ids, visual, labels, max_length=self.max_length)
         if self.training:
             self.truncated += batch.cut
             self.dropped += batch.dropped
-        loss, count = self.language.loss(batch)
-        if batch.dropped:  # what was compressed for them stays in the graph, which must be the same on every rank
-            loss = loss + sum(tokens.sum() for tokens in visual) * 0.0
-        if self.training and not any(frame_counts):
-            # every trained tensor takes part on every rank, also where a batch is text only
-            loss = loss + self._dummy_picture(frames) * 0.0
-        return loss, count
+        aside = [unseen] if blank else visual if batch.dropped else []
+        if aside:  # the language model does not read them, yet they are in the graph
+            batch.embeds = (
+                batch.embeds + torch.stack([tokens.sum() for tokens in aside]).sum().to(batch.embeds.dtype) * 0.0
+            )
+        return self.language.loss_sum(batch)
 
-    def _dummy_picture(self, frames: Tensor) -> Tensor:
+    def _blank_picture(self, device: torch.device) -> Tensor:
         size = self.encoder.image_size
-        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=frames.device)
-        return self.visual_tokens(blank, [1])[0].sum()
+        return torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
 
     @torch.no_grad()
     def generate(

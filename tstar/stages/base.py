@@ -3,12 +3,14 @@
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from tstar.compressors import build_compressor
@@ -16,8 +18,11 @@ from tstar.data.batch import Batch, Processor
 from tstar.data.conversations import Template, get_template
 from tstar.errors import ConfigError
 from tstar.language import LanguageConfig, VideoLMM
+from tstar.language.blocks import compile_blocks
 from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
+from tstar.stages.fully_sharded import FullySharded, gathered, shard, whole_tensors
 from tstar.stages.optimizers import OptimizerConfig, build_optimizer
+from tstar.stages.step_loss import StepLoss
 from tstar.stages.weights import import_part
 from tstar.vision import VisionConfig
 from tstar.vision.feature_cache import features_key
@@ -80,7 +85,11 @@ class Stage(LightningModule):
         self.recipe: dict[str, Any] = {}
         self.notes: list[str] = []
         self.strict_loading = False
+        self.compiled = False
+        """Set before the training: compile the language model's layers."""
         self._frozen_digest = ""
+        self._placed = False
+        self._step_loss = StepLoss()
 
     @classmethod
     def compressor_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -121,19 +130,48 @@ class Stage(LightningModule):
 
     # training
 
+    def configure_model(self) -> None:
+        """Compile and slice what is to be, now that the processes know one another."""
+        if self._placed:
+            return
+        self._placed = True
+        strategy = self.trainer.strategy
+        if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)) and not isinstance(strategy, FullySharded):
+            raise ConfigError(
+                f"trainer.strategy {type(strategy).__name__} cannot keep tstar's checkpoints; tstar.stages.FullySharded does what "
+                "it does (configs/trainer/fsdp.yaml)"
+            )
+        if self.compiled:
+            compile_blocks(self.lmm.language.model)
+        if isinstance(strategy, FullySharded):
+            if self.optimizer_config.matrices == "muon":
+                raise ConfigError(
+                    "model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy FullySharded keeps "
+                    "slices; set it to adam, or trainer.strategy to ddp"
+                )
+            _ = self.frozen_digest  # while every tensor is whole
+            shard(self.lmm, strategy.device_mesh["data_parallel"], strategy.reshard_after_forward)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean loss over the supervised tokens of a batch."""
-        loss, count = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
-        self.log("train/supervised_tokens", float(count), batch_size=len(batch))
+        """Loss over the supervised tokens of all processes' batches, and of the step's micro-batches."""
+        losses = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+        trainer = self.trainer
+        accumulated = trainer.accumulate_grad_batches > 1 and not trainer.strategy.handles_gradient_accumulation
+        loss, mean, tokens = self._step_loss.share(losses, trainer.world_size, accumulated)
+        self.log("train/loss", mean, prog_bar=True, batch_size=len(batch))
+        self.log("train/supervised_tokens", tokens, batch_size=len(batch))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Weigh the step's micro-batches by what they hold."""
+        self._step_loss.finish(self.parameters(), self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         """Mean loss over the supervised tokens of a held-out batch; None where only benchmarks are wanted."""
         if batch is None:
             return
-        loss, count = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
-        self.log("val/loss", loss, batch_size=max(count, 1), sync_dist=True)
+        losses = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+        self.log("val/loss", losses.mean, batch_size=max(losses.tokens, 1), sync_dist=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed every micro-batch from where it stands: nothing random has to be stored, any restart draws the same."""
@@ -147,6 +185,13 @@ class Stage(LightningModule):
         for name, child in self.lmm.named_children():
             child.train(mode and name in self.trains)
         return self
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        """While open, one process may use the model alone; all have to open and close it together."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FullySharded):
+            return gathered(self.lmm, strategy.reshard_after_forward)
+        return nullcontext()
 
     def transfer_batch_to_device(self, batch: Batch | None, device: torch.device, dataloader_idx: int) -> Batch | None:
         """Move a batch's tensors."""
@@ -190,6 +235,10 @@ class Stage(LightningModule):
             "frozen": self.frozen_digest,
             "descriptions": self.descriptions,
         }
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """The trained tensors for export, in the first process; every process has to ask."""
+        return whole_tensors(self.lmm, self.trainer.is_global_zero)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another stage's checkpoint or other frozen parts; note where the recipe differs, which then wins."""
@@ -260,7 +309,10 @@ class Stage(LightningModule):
     def generate(self, prompts: Sequence[Tensor], visual: Sequence[Tensor], *, max_new_tokens: int = 16) -> list[str]:
         """Greedy answers to prompts, given each one's visual tokens; see :meth:`VideoLMM.generate`."""
         end = get_template(self.answer_template).answer_end
-        return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end,))
+        with (
+            torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        ):  # every length would compile anew
+            return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end,))
 
 
 def check_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -74,15 +74,20 @@ class VerifiedCheckpointIO(CheckpointIO):
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU; :class:`DataError` if it is missing, damaged or not plain data."""
+def load_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU; :class:`DataError` if it is missing, damaged or not plain data.
+
+    Args:
+        path: of the file.
+        mmap: leave tensors in the file until they are read.
+    """
     if not path.is_file():
         raise DataError(f"no such checkpoint: {path}")
     problem = _problem(path, read_manifest(path.parent).get(path.name))
     if problem:
         raise DataError(f"checkpoint {path} {problem}; take another one from its folder")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # whatever a file that is no checkpoint brings about
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"checkpoint {path} cannot be read ({reason})") from error

@@ -21,15 +21,19 @@ from tstar.stages.freezing import trained_tensors
 FORMAT = "tstar-weights-1"
 
 
-def export_weights(model: nn.Module, path: Path, parts: dict[str, Any]) -> str:
+def export_weights(
+    model: nn.Module, path: Path, parts: dict[str, Any], whole: dict[str, torch.Tensor] | None = None
+) -> str:
     """Write what was trained and return the file's sha256.
 
     Args:
         model: the model whose trained tensors are written.
         path: of the file; it appears whole or not at all.
         parts: description of each part ("compressor", "language"), JSON types, checked on import.
+        whole: the trained tensors, where the model has but slices of them.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in trained_tensors(model).items()}
+    trained = trained_tensors(model) if whole is None else whole
+    tensors = {name: t.detach().cpu().contiguous() for name, t in trained.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary, metadata={FORMAT: json.dumps(parts, sort_keys=True)})  # one key: their order varies

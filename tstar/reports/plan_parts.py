@@ -7,6 +7,7 @@ Letters: B samples, L positions, D width, I inner channels, S states, R rank of 
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tstar.compressors import Compressor, build_compressor
+from tstar.compressors import Compressor, build_compressor, mambamia
 from tstar.compressors.token_clustering import TokenClusteringConfig
 from tstar.errors import ConfigError
 from tstar.language import LanguageConfig
@@ -93,8 +94,9 @@ class Workshop:
         )
         path, attention = language.path, language.attention
         checkpointing = language.gradient_checkpointing
-        key = f"{path} {attention} {checkpointing} {lora} {dtypes['language']}"
-        model = self._once(key, lambda: self._language(path, attention, checkpointing, lora, dtypes["language"]))
+        dtype, cast = dtypes["language"], dtypes.get("encoder")  # a cast is one of all parts, buffers too
+        key = f"{path} {attention} {checkpointing} {lora} {dtype} {cast}"
+        model = self._once(key, lambda: self._language(path, attention, checkpointing, lora, dtype).to(cast))
         width = model.get_input_embeddings().weight.shape[1]
         sizes = {"d_vision": encoder.d_vision, "d_language": width, "grid": encoder.grid}
         key = json.dumps([compressor, sizes, str(dtypes.get("compressor"))], sort_keys=True, default=str)
@@ -120,7 +122,9 @@ class Workshop:
         if attention == "eager":  # any other keeps no table of scores, as sdpa
             model.set_attn_implementation("eager")
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            with warnings.catch_warnings():  # of the method's name in later versions
+                warnings.simplefilter("ignore")
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         for module in model.modules():
             block = _FUSED.get(type(module).__name__)
             if block is not None:
@@ -150,21 +154,25 @@ def fake(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """What depends on values, and so cannot run on fake tensors, gives some values of the right shape: clusters of patch tokens.
+    """What depends on values, and so cannot run on fake tensors, gives some values of the right shape.
 
+    That is clusters of patch tokens, and the frames that a block over frames keeps: the first ones of a budget, all by a threshold.
     Also keeps torch from its fused encoder layers, which no formula counts.
     """
+    changes: list[tuple[Any, str, Any]] = [
+        (kind, "cluster", _one_cluster) for kind in _subclasses(TokenClusteringConfig) if "cluster" in vars(kind)
+    ]
+    changes += [(mambamia, "frames_within_budget", _first_frames), (mambamia, "frames_over_threshold", _all_frames)]
+    before = [vars(owner)[name] for owner, name, _ in changes]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    kinds = [kind for kind in _subclasses(TokenClusteringConfig) if "cluster" in vars(kind)]
-    methods = [vars(kind)["cluster"] for kind in kinds]
     try:
-        for kind in kinds:
-            setattr(kind, "cluster", _one_cluster)  # noqa: B010 - mypy forbids assigning to a method
+        for owner, name, stand_in in changes:
+            setattr(owner, name, stand_in)
         yield
     finally:
-        for kind, method in zip(kinds, methods, strict=True):
-            setattr(kind, "cluster", method)  # noqa: B010
+        for (owner, name, _), own in zip(changes, before, strict=True):
+            setattr(owner, name, own)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -175,6 +183,14 @@ def _subclasses(kind: type) -> list[type]:
 
 def _one_cluster(config: Any, tokens: Tensor) -> Tensor:
     return tokens.new_zeros(tokens.shape[:2], dtype=torch.long)
+
+
+def _first_frames(steps: Tensor, count: int) -> list[int]:
+    return list(range(count))
+
+
+def _all_frames(steps: Tensor, threshold: float) -> list[int]:
+    return list(range(len(steps)))
 
 
 def fused_mamba(mixer: Any, hidden_states: Tensor, *unused: Any, **more: Any) -> Tensor:

@@ -167,7 +167,8 @@ def check_metrics(run):
 
 def recipes():
     paths = [p.relative_to(ROOT) for folder in ("stages", "configs") for p in (ROOT / folder).rglob("*.yaml")]
-    return sorted(p for p in paths if p.parts[:2] != ("configs", "data"))  # those are for `tstar shard`
+    paths = [p for p in paths if p.parts[:2] != ("configs", "data")]  # those are for `tstar shard`
+    return sorted(p for p in paths if "deepspeed" not in p.name)  # see test_trainer_configs.py
 
 
 @pytest.mark.parametrize("path", recipes(), ids=str)

@@ -130,6 +130,27 @@ def train_on(miniature_parts, tiny_world, tmp_path_factory):
     server.wait()
 
 
+@pytest.fixture(scope="session")
+def plan():
+    """A function that makes micro-batches for two processes out of 24 pictures and the clips after them.
+
+    The second process's samples are text alone in some, and without supervision in others.
+    """
+
+    def make(steps, kinds=("", "", "t", "", "u"), each=2):
+        numbers = iter(range(10_000))
+        made = []
+        for step in range(steps):
+            kind = kinds[step % len(kinds)]
+            first, second = ([next(numbers) % 24 for _ in range(each)] for _ in range(2))
+            if step % 2:
+                first[0] = 24 + step % 16
+            made.append([first, [f"{kind}{n}" if kind else n for n in second]])
+        return made
+
+    return make
+
+
 class Trained:
     """What a training left."""
 

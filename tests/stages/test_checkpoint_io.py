@@ -14,8 +14,9 @@ import time
 import pytest
 import torch
 
+from tstar.cli.fit import save_weights_only
 from tstar.errors import DataError
-from tstar.stages import checkpoint_io
+from tstar.stages import Align, checkpoint_io
 from tstar.stages.checkpoint_io import (
     VerifiedCheckpointIO,
     append_line,
@@ -272,3 +273,16 @@ def test_kills_inside_a_save_leave_no_unreadable_file(tmp_path, kills):
             assert found >= step + 2  # what was complete before the kill is still there
             step = found
         parent.stdin.close()
+
+
+def test_weights_alone_make_a_checkpoint_that_can_be_evaluated(make_stage, train, tmp_path):
+    stage = make_stage(Align)
+    trainer = train(stage, limit=8)
+    save_weights_only(trainer, stage.whole_weights(), tmp_path / "last.ckpt")
+    trainer.save_checkpoint(tmp_path / "usual.ckpt")
+    ours, usual = (load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("last", "usual"))
+    assert "optimizer_states" not in ours
+    assert ours["tstar"] == usual["tstar"]
+    assert ours["global_step"] == usual["global_step"] == 2
+    assert ours["state_dict"].keys() == usual["state_dict"].keys()
+    assert all(torch.equal(ours["state_dict"][name], t) for name, t in usual["state_dict"].items())

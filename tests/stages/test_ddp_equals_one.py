@@ -7,23 +7,9 @@ from tstar.language.hf_causal_lm import LossSum
 from tstar.stages.step_loss import StepLoss
 
 SHARDS = ("image_sft", "video_sft")
-PICTURES = 24
-"""Samples of the first of them; clips follow."""
+"""What plans are of."""
 TOLERANCE = 1e-5
 """Of losses, relative; 3e-7 was measured over 20 steps. A mean over processes of their own means is 1 % off or more."""
-
-
-def plan(steps, kinds=("", "", "t", "", "u"), each=2):
-    """Micro-batches of two processes, pictures and clips. The second's are text alone in some, without supervision in others."""
-    numbers = iter(range(10_000))
-    made = []
-    for step in range(steps):
-        kind = kinds[step % len(kinds)]
-        first, second = ([next(numbers) % PICTURES for _ in range(each)] for _ in range(2))
-        if step % 2:
-            first[0] = PICTURES + step % 16
-        made.append([first, [f"{kind}{n}" if kind else n for n in second]])
-    return made
 
 
 def close(first, second, rel=TOLERANCE):
@@ -37,7 +23,7 @@ def close(first, second, rel=TOLERANCE):
         torch.testing.assert_close(first.weights[name], tensor, atol=2e-4, rtol=0)
 
 
-def test_two_processes_have_the_losses_of_one_with_twice_the_batch_over_20_steps(train_on):
+def test_two_processes_have_the_losses_of_one_with_twice_the_batch_over_20_steps(train_on, plan):
     one, two = (train_on(devices, shards=SHARDS, plan=plan(20)) for devices in (1, 2))
     assert len(one.steps["losses"]) == 20
     assert (
@@ -47,13 +33,13 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch_over_20_steps
 
 
 @pytest.mark.parametrize("settings", [{"features": True}, {"language": {"loss_reduction": "square"}}], ids=str)
-def test_a_frozen_language_model_hands_back_gradients_in_both_whatever_they_hold(settings, train_on):
+def test_a_frozen_language_model_hands_back_gradients_in_both_whatever_they_hold(settings, train_on, plan):
     made = plan(4, kinds=("t", "", "u"), each=1)
     one, two = (train_on(devices, shards=SHARDS, kind="Align", plan=made, **settings) for devices in (1, 2))
     close(two, one)
 
 
-def test_micro_batches_weigh_as_one_batch_too(train_on):
+def test_micro_batches_weigh_as_one_batch_too(train_on, plan):
     parts, settings = plan(4, each=1), {"shards": SHARDS, "language": {"loss_reduction": "answer"}}
     joined = [[a + c, b + d] for (a, b), (c, d) in zip(parts[::2], parts[1::2], strict=True)]
     one = train_on(1, plan=joined, **settings)

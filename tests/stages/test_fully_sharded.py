@@ -5,11 +5,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from tests.stages.test_ddp_equals_one import SHARDS, plan
 from tstar.errors import ConfigError
 from tstar.stages import Align
 from tstar.stages.checkpoint_io import load_checkpoint
 
+SHARDS = ("image_sft", "video_sft")
+"""What plans are of."""
 SHARDED = {"strategy": "fully_sharded"}
 RUN = {"shards": "image_sft", "batch": 3, "save_every": 2, "compressor": {"name": "mambamia", "preset": "tiny"}}
 """4 steps, with dropout: what is drawn depends on step and process, not on the strategy."""
@@ -85,7 +86,7 @@ def test_a_run_goes_on_under_the_other_strategy(direction, sharded, whole, train
     ],
     ids=str,
 )
-def test_processes_gather_alike_whatever_their_batches_hold(settings, train_on):
+def test_processes_gather_alike_whatever_their_batches_hold(settings, train_on, plan):
     made = plan(6)
     assert any(isinstance(name, str) for step in made for name in step[1])
     sharding = settings.pop("sharding", {})
@@ -96,15 +97,22 @@ def test_processes_gather_alike_whatever_their_batches_hold(settings, train_on):
 
 
 @pytest.mark.slow
-def test_one_process_answers_in_the_middle_of_a_training_in_slices(train_on):
+def test_one_process_answers_in_the_middle_of_a_training_in_slices(train_on, plan):
     one, two = (train_on(devices, plan=plan(3), shards=SHARDS, answers_after=2, **SHARDED) for devices in (1, 2))
     assert one.steps["answers"]
     assert two.steps["answers"] == one.steps["answers"]
     assert two.steps["losses"] == pytest.approx(one.steps["losses"], rel=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fully_sharded", marks=pytest.mark.slow)])
+def test_a_signal_to_one_process_ends_all_after_the_same_step(strategy, train_on, plan):
+    stopped = train_on(2, plan=plan(4), shards=SHARDS, signal_to=(1, 1), strategy=strategy)
+    assert (stopped.steps["step"], stopped.steps["received"]) == (2, 15)
+    assert load_checkpoint(stopped.folder / "step=2.ckpt")["global_step"] == 2
+
+
 @pytest.mark.slow
-def test_muon_is_refused(train_on):
+def test_muon_is_refused(train_on, plan):
     for log in train_on(2, plan=plan(1), shards=SHARDS, optimizer={"matrices": "muon"}, fails=True, **SHARDED):
         assert "ConfigError: model.init_args.optimizer.matrices: muon needs whole matrices" in log
 

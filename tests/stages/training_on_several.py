@@ -6,6 +6,7 @@ What is trained is a plan: for every micro-batch, for every process, its samples
 alone, ``u5`` the same with no token supervised. Without a plan the batches are those of the DataModule.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -21,11 +22,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 
 from tstar import stages
 from tstar.cli.quiet import quiet_libraries
-from tstar.data.batch import collate
+from tstar.data.batch import Sample, collate
 from tstar.data.datamodule import ClipDataModule
 from tstar.language import LanguageConfig
 from tstar.language.splice import IGNORE, VISUAL
-from tstar.stages.callbacks import resume_checkpoints
+from tstar.stages.callbacks import GracefulStop, resume_checkpoints
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 from tstar.vision import VisionConfig
 
@@ -60,13 +61,30 @@ class Answers(Callback):
         if trainer.global_step != self.step:
             return
         pl_module.eval()
+        batch = trainer.train_dataloader.batches[0]  # of one or two processes: its first sample is the same
+        batch = collate(
+            [(Sample(batch.ids[0], batch.frames[: batch.frame_counts[0]], batch.input_ids[0], batch.labels[0]), [])]
+        )
         with pl_module.whole_model(), torch.no_grad():
             if trainer.is_global_zero:
                 ids = batch.input_ids[0]
-                visual = pl_module.lmm.visual_tokens(batch.frames[: batch.frame_counts[0]], batch.frame_counts[:1])
-                self.given = pl_module.generate([ids], visual, max_new_tokens=4)
+                visual = pl_module.lmm.visual_tokens(batch.frames, batch.frame_counts)
+                losses = pl_module.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+                answers = pl_module.generate([ids[: len(ids) // 2]], visual, max_new_tokens=8)
+                self.given = [*answers, round(float(losses.mean), 3)]
             trainer.strategy.barrier()
         pl_module.train()
+
+
+class Signal(Callback):
+    """Sends one of the processes a signal in the middle of a step."""
+
+    def __init__(self, rank, step):
+        self.rank, self.step = rank, step
+
+    def on_before_optimizer_step(self, trainer, *args):
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step):
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Planned(LightningDataModule):
@@ -123,6 +141,7 @@ def train(
     optimizer=None,
     save_every=None,
     answers_after=None,
+    signal_to=None,
     ckpt=None,
     init_seed=0,
     **settings,
@@ -146,6 +165,8 @@ def train(
     else:
         data = ClipDataModule(stage.processor(), shards, batch_size=batch)
     steps, answers, folder = Steps(), Answers(answers_after), Path(folder)
+    stop = GracefulStop(folder)
+    signals = [Signal(*signal_to), stop] if signal_to else []
     saving = [resume_checkpoints(folder / "checkpoints", save_every)] if save_every else []
     trainer = Trainer(
         accelerator="cpu",
@@ -157,7 +178,7 @@ def train(
         enable_progress_bar=False,
         enable_model_summary=False,
         gradient_clip_val=1.0,
-        callbacks=[steps, answers, *saving],
+        callbacks=[steps, answers, *signals, *saving],
         plugins=[VerifiedCheckpointIO()],
         default_root_dir=str(folder),
         **settings,
@@ -174,6 +195,7 @@ def train(
         numbers["local"] = sum(
             p._local_tensor.numel() if hasattr(p, "_local_tensor") else p.numel() for p in stage.parameters()
         )
+        numbers["received"] = stop.received
         (folder / "steps.json").write_text(json.dumps(numbers))
 
 
@@ -192,7 +214,7 @@ def process(rank, port, settings):
     log = os.open(Path(settings["folder"]) / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
-    signal.alarm(LIMIT)
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
     train(**settings)
 
 

@@ -144,6 +144,7 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
         skipped_summary,
     )
     from tstar.stages.metrics_log import MetricsLog
+    from tstar.stages.throughput import Throughput
 
     own, settings = folder.stages[name], RunConfig(**(config.get("run") or {}))
     stop = GracefulStop(own.checkpoints)
@@ -151,6 +152,7 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
     callbacks = [
         ResumeNotes(lambda note: say(f"note: {note}")),
         SkippedSamples(skipped, settings.max_bad_fraction),
+        Throughput(settings.peak_tflops),
         progress(name, settings.progress_every_n_steps),
         stop,
         resume_checkpoints(own.checkpoints, settings.checkpoint_every_n_steps),
@@ -178,12 +180,33 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
         warn(f"{stage.lmm.dropped} of them had no answer left to learn from and were dropped")
     if stop.received is not None:
         return stopped(folder, name, stop, trainer)
-    trainer.save_checkpoint(own.last)
     whole = stage.whole_weights()
+    save_complete(trainer, whole, own.last)
     if trainer.is_global_zero:
         complete(folder, name, cli, whole, time.monotonic() - begun)
     trainer.strategy.barrier("stage complete")
     return 0
+
+
+def save_complete(trainer: Any, whole: dict[str, Any], path: Path) -> None:
+    """The checkpoint of a complete stage. DeepSpeed would write a folder of its own; it gets one file without optimizer state."""
+    from lightning.pytorch.strategies import DeepSpeedStrategy
+
+    if isinstance(trainer.strategy, DeepSpeedStrategy):
+        save_weights_only(trainer, whole, path)
+    else:
+        trainer.save_checkpoint(path)
+
+
+def save_weights_only(trainer: Any, whole: dict[str, Any], path: Path) -> None:
+    """What was trained, from which a stage can be evaluated but not gone on with."""
+    from tstar.stages.checkpoint_io import VerifiedCheckpointIO
+
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    checkpoint["state_dict"] = {f"lmm.{name}": tensor for name, tensor in whole.items()}
+    if trainer.is_global_zero:
+        VerifiedCheckpointIO().save_checkpoint(checkpoint, path)
+    trainer.strategy.barrier("complete checkpoint")
 
 
 def feature_cache(stage: Any, folder: Path, dtype: str) -> Any:

@@ -162,6 +162,12 @@ class RunFolder:
         folder = self.stages[name].checkpoints
         if wanted is not None and wanted.resolve().parent == folder.resolve():
             return wanted, []
+        of_others = next((path for path in folder.glob("*.ckpt") if path.is_dir()), None)
+        if of_others is not None:
+            raise ConfigError(
+                f"{of_others} is a folder that DeepSpeed wrote, from which stage {name} cannot go on; "
+                f"delete {self.stages[name].path} to train the stage again"
+            )
         return newest_verified(folder)
 
     def resolve_init(self, config: dict[str, Any]) -> dict[str, Any]:

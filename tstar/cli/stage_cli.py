@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def check_types(recipe: Recipe) -> None:
             place = recipe.where(key[1]) if key else ""
             raise ConfigError(f"{place}: {error}" if place else str(error)) from error
         RunConfig(**(config.get("run") or {}))
+        check_strategy(config)
         spec = (config["model"].get("init_args") or {}).get("compressor") or {}
         if "name" in spec:
             compressor_options(spec["name"], spec.get("preset", "paper"))
@@ -118,6 +120,17 @@ def check_types(recipe: Recipe) -> None:
                 "trainer.fast_dev_run would mark stages as complete that are not; use data.limit for a trial"
             )
     EvaluationConfig(**recipe.evaluation)
+
+
+def check_strategy(config: dict[str, Any]) -> None:
+    """Refuse a strategy whose package is not there, before anything is built."""
+    strategy = (config.get("trainer") or {}).get("strategy")
+    name = str(strategy.get("class_path") if isinstance(strategy, dict) else strategy)
+    if "deepspeed" in name.lower() and find_spec("deepspeed") is None:
+        raise ConfigError(
+            f"trainer.strategy {name.rpartition('.')[2]} needs the package deepspeed, which is not installed: "
+            "pip install 'tstar[cuda]', or use configs/trainer/fsdp.yaml, which needs none"
+        )
 
 
 def _sections(config: dict[str, Any]) -> dict[str, Any]:

@@ -170,6 +170,7 @@ class HFCausalLM(nn.Module):
             num_beams=1,
             eos_token_id=sorted(ends) or None,
             pad_token_id=pad if pad is not None else min(ends, default=0),
+            synced_gpus=False,  # one of several processes may ask alone
         )  # [B, new]
         answers = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [_before(answer, stop) for answer in answers]

@@ -87,6 +87,8 @@ class Stage(LightningModule):
         self.strict_loading = False
         self.compiled = False
         """Set before the training: compile the language model's layers."""
+        self.supervised = 0
+        """Supervised tokens of this process's last training batch."""
         self._frozen_digest = ""
         self._placed = False
         self._step_loss = StepLoss()
@@ -155,6 +157,7 @@ class Stage(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss over the supervised tokens of all processes' batches, and of the step's micro-batches."""
         losses = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
+        self.supervised = losses.tokens
         trainer = self.trainer
         accumulated = trainer.accumulate_grad_batches > 1 and not trainer.strategy.handles_gradient_accumulation
         loss, mean, tokens = self._step_loss.share(losses, trainer.world_size, accumulated)
@@ -188,10 +191,7 @@ class Stage(LightningModule):
 
     def whole_model(self) -> AbstractContextManager[None]:
         """While open, one process may use the model alone; all have to open and close it together."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, FullySharded):
-            return gathered(self.lmm, strategy.reshard_after_forward)
-        return nullcontext()
+        return gathered(self.lmm)
 
     def transfer_batch_to_device(self, batch: Batch | None, device: torch.device, dataloader_idx: int) -> Batch | None:
         """Move a batch's tensors."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import distributed
 
 from tstar.data.batch import Batch
 from tstar.errors import DataError
@@ -43,16 +45,22 @@ def resume_checkpoints(folder: Path, every_n_steps: int) -> ModelCheckpoint:
 
 
 class GracefulStop(Callback):
-    """On SIGTERM or SIGINT finish the optimizer step, save a checkpoint and stop; a second SIGINT stops at once."""
+    """On SIGTERM or SIGINT finish the optimizer step, save a checkpoint and stop; a second SIGINT stops at once.
+
+    Of several processes it is enough that one gets the signal: they all stop after the same step and save together.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.received: signal.Signals | None = None
         self.saved: Path | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._group: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over both signals."""
+        if trainer.world_size > 1:  # on the CPU, so that asking does not wait for a GPU
+            self._group = distributed.new_group(backend="gloo")
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._note)
 
@@ -65,11 +73,21 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop, once no gradients are half accumulated."""
-        at_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.received is not None and self.saved is None and at_step:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or self.saved is not None:
+            return
+        self._agree(trainer)
+        if self.received is not None:
             self._save(trainer)
             trainer.should_stop = True
             trainer.fit_loop.epoch_loop.min_steps = trainer.fit_loop.min_epochs = None  # stop now, whatever was asked
+
+    def _agree(self, trainer: Trainer) -> None:
+        """What one process has received, all have."""
+        if trainer.world_size == 1:
+            return
+        told = torch.tensor(0 if self.received is None else int(self.received))
+        distributed.all_reduce(told, op=distributed.ReduceOp.MAX, group=self._group)
+        self.received = signal.Signals(int(told)) if told else None
 
     def _save(self, trainer: Trainer) -> None:
         self.saved = self.folder / f"step={trainer.global_step}.ckpt"
@@ -80,8 +98,10 @@ class GracefulStop(Callback):
 
         Not in ``teardown``, which comes after Lightning has put back what it found: its own handlers would stay for good.
         """
-        if self.received is not None and self.saved is None:
-            self._save(trainer)
+        if self.saved is None:
+            self._agree(trainer)
+            if self.received is not None:
+                self._save(trainer)
         self._give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -3,6 +3,7 @@
 A checkpoint is the file that one process or DDP writes, so a run may go on with another strategy or number of processes.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -115,26 +116,27 @@ def shard(lmm: VideoLMM, mesh: DeviceMesh, reshard_after_forward: bool = True) -
 
 
 @contextmanager
-def gathered(lmm: nn.Module, reshard_after_forward: bool) -> Iterator[None]:
-    """Whole parameters in every process, so that one of them may run the model alone; all have to enter and leave together."""
-    units = [module for module in lmm.modules() if isinstance(module, FSDPModule)]
-    inner = units[1:]  # the outermost keeps its own after a forward pass anyhow
+def gathered(lmm: nn.Module) -> Iterator[None]:
+    """Whole parameters in every process, so that one of them may run the model alone; all have to enter and leave together.
+
+    Meanwhile the units' own hooks are off: a forward pass would change what a process gathers next, and others would wait in vain.
+    """
+    units: list[Any] = [module for module in lmm.modules() if isinstance(module, FSDPModule)]
+    hooks = [(unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
     for unit in units:
         unit.unshard()
-    for unit in inner:
-        unit.set_reshard_after_forward(False, recurse=False)
+        unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
     try:
         yield
     finally:
-        for unit in inner:
-            unit.set_reshard_after_forward(reshard_after_forward, recurse=False)
-        for unit in units:
+        for unit, (before, after) in zip(units, hooks, strict=True):
+            unit._forward_pre_hooks, unit._forward_hooks = before, after
             unit.reshard()
 
 
 def whole_tensors(lmm: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """The trained tensors, whole and on the CPU; a call in every process, of which those that do not ``keep`` get nothing."""
-    tensors = {name: _gather(tensor.detach(), keep) for name, tensor in trained_tensors(lmm).items()}
+    tensors = {name: _gather(tensor, keep) for name, tensor in trained_tensors(lmm).items()}
     return tensors if keep else {}
 
 
@@ -142,9 +144,14 @@ def _gather(value: Any, keep: bool) -> Any:
     """A slice to the whole, on the CPU; None where it is not kept."""
     if isinstance(value, DTensor):
         value = value.full_tensor()
+    elif hasattr(value, "ds_id"):  # of DeepSpeed's ZeRO-3
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([value]):
+            value = value.detach().clone()
     if not keep:
         return None
-    return value.cpu() if isinstance(value, Tensor) else value
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def slice_like(value: Any, like: Tensor) -> Any:

@@ -28,6 +28,8 @@ class Spliced:
     """[B, P], ``IGNORE`` at visual and padded positions."""
     cut: int = 0
     """Samples that were longer than allowed and lost their end."""
+    positions: Tensor | None = None
+    """[B, P], places within each sample where several share a row."""
 
 
 def splice(

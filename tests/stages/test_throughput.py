@@ -12,6 +12,7 @@ from tstar.data.batch import collate
 from tstar.data.datamodule import ClipDataModule
 from tstar.errors import ConfigError
 from tstar.language import splice
+from tstar.language.packing import pack
 from tstar.stages import Align, VideoSFT
 from tstar.stages.metrics_log import MetricsLog
 from tstar.stages.throughput import PEAK_TFLOPS, Costs, Throughput, Work, named, peak_flops, work_of
@@ -22,13 +23,17 @@ def batch_of(stage, world, shards, numbers):
     return collate([(source[n][0], []) for n in numbers])
 
 
-@pytest.mark.parametrize("max_length", [768, 40])
-def test_a_batch_is_counted_as_it_is_spliced(max_length, make_stage, tiny_world):
-    stage = make_stage(VideoSFT, max_length=max_length)
+@pytest.mark.parametrize(("max_length", "pack_tokens"), [(768, None), (40, None), (768, 700)])
+def test_a_batch_is_counted_as_it_is_spliced(max_length, pack_tokens, make_stage, tiny_world):
+    stage = make_stage(VideoSFT, max_length=max_length, pack_tokens=pack_tokens)
     batch = batch_of(stage, tiny_world, "video_sft", [0, 3, 7])
     lmm = stage.lmm
     visual = lmm.visual_tokens(batch.frames, batch.frame_counts)
     spliced = splice(lmm.language.embed, batch.input_ids, visual, batch.labels, max_length=max_length)
+    if pack_tokens:
+        packed = pack(spliced, spliced.mask.sum(1).tolist(), pack_tokens)
+        assert len(packed.mask) < len(spliced.mask)
+        spliced = packed
     work = work_of(lmm, batch)
     assert (work.samples, work.frames) == (3, len(batch.frames))
     assert work.visual_tokens == sum(map(len, visual))

@@ -5,7 +5,7 @@ Letters: B samples, T visual tokens of a sample, L text ids of a sample, P longe
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -31,6 +31,10 @@ class Spliced:
     """Samples that were longer than allowed and lost their end."""
     dropped: int = 0
     """Samples that lost all supervised tokens with their end, and are not in the batch."""
+    lengths: list[int] = field(default_factory=list)
+    """Positions of each sample, without padding."""
+    positions: Tensor | None = None
+    """[B, P], places within each sample where several share a row."""
 
 
 def splice(
@@ -93,4 +97,4 @@ def _pad(rows: list[Tensor], labels: list[Tensor], left: bool) -> Spliced:
         embeds[number, place] = row
         mask[number, place] = 1
         padded_labels[number, place] = own
-    return Spliced(embeds, mask, padded_labels)
+    return Spliced(embeds, mask, padded_labels, lengths=[len(row) for row in rows])

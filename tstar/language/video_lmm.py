@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tstar.compressors import Compressor
 from tstar.language.hf_causal_lm import HFCausalLM, LossSum
+from tstar.language.packing import check_packing, pack
 from tstar.language.splice import IGNORE, splice
 from tstar.vision import VisionEncoder
 
@@ -17,10 +18,19 @@ from tstar.vision import VisionEncoder
 class VideoLMM(nn.Module):
     """A multimodal language model for video: ``encoder`` (frozen) -> ``compressor`` -> ``language``."""
 
-    def __init__(self, encoder: VisionEncoder, compressor: Compressor, language: HFCausalLM, max_length: int = 4096):
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        compressor: Compressor,
+        language: HFCausalLM,
+        max_length: int = 4096,
+        pack_tokens: int | None = None,
+    ):
         super().__init__()
         self.encoder, self.compressor, self.language = encoder, compressor, language
-        self.max_length = max_length
+        self.max_length, self.pack_tokens = max_length, pack_tokens
+        if pack_tokens is not None:
+            check_packing(language.model)
         self.truncated = 0
         """Training sequences that were longer than ``max_length`` and lost their end, so far."""
         self.dropped = 0
@@ -66,12 +76,23 @@ class VideoLMM(nn.Module):
         if self.training:
             self.truncated += batch.cut
             self.dropped += batch.dropped
+        if self.pack_tokens is not None:
+            batch = pack(batch, self.pack_tokens)
         aside = [unseen] if blank else visual if batch.dropped else []
         if aside:  # the language model does not read them, yet they are in the graph
-            batch.embeds = (
-                batch.embeds + torch.stack([tokens.sum() for tokens in aside]).sum().to(batch.embeds.dtype) * 0.0
-            )
+            unread = torch.stack([tokens.sum() for tokens in aside]).sum()
+            batch.embeds = batch.embeds + unread.to(batch.embeds.dtype) * 0.0
         return self.language.loss_sum(batch)
+
+    def row_lengths(self, input_ids: Sequence[Tensor], visual: Sequence[int]) -> list[int]:
+        """Positions of the language model that samples take.
+
+        Args:
+            input_ids: [L] of each sample.
+            visual: visual tokens of each; 0 for text.
+        """
+        pairs = zip(input_ids, visual, strict=True)
+        return [min(len(ids) + (tokens - 1 if tokens else 0), self.max_length) for ids, tokens in pairs]
 
     def _blank_picture(self, device: torch.device) -> Tensor:
         size = self.encoder.image_size

@@ -40,6 +40,8 @@ class Stage(LightningModule):
         optimizer: Adam and its schedule.
         init_from: weights files of earlier stages by part ("compressor", "language").
         max_length: longest sequence of the language model, visual tokens included.
+        pack_tokens: short samples of a batch share a row of at most so many positions of the language model, each seeing itself
+            alone; left out, every sample has its own.
         lr_on_resume: which learning rate goes on after a resume where they differ, "checkpoint" or "config".
     """
 
@@ -58,6 +60,7 @@ class Stage(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         init_from: dict[str, str] | None = None,
         max_length: int = 4096,
+        pack_tokens: int | None = None,
         lr_on_resume: str = "checkpoint",
     ) -> None:
         super().__init__()
@@ -67,10 +70,12 @@ class Stage(LightningModule):
         self.optimizer_config, self.lr_on_resume = optimizer, lr_on_resume
         if max_length < 2:
             raise ConfigError(f"model.init_args.max_length must be at least 2, got {max_length}")
+        if pack_tokens is not None and pack_tokens < 2:
+            raise ConfigError(f"model.init_args.pack_tokens must be at least 2, got {pack_tokens}")
         spec = self.compressor_settings(compressor)
         encoder, llm = vision.build(), language.build()
         mixer = build_compressor(d_vision=encoder.d_vision, d_language=llm.d_language, grid=encoder.grid, **spec)
-        self.lmm = VideoLMM(encoder, mixer, llm, max_length)
+        self.lmm = VideoLMM(encoder, mixer, llm, max_length, pack_tokens)
         self.compressor_name: str = spec["name"]
         self.descriptions: dict[str, Any] = {
             "compressor": mixer.config.weights_of(spec["name"]),

@@ -12,6 +12,7 @@ from torch import nn
 from tstar.data.batch import Batch
 from tstar.errors import ConfigError
 from tstar.language import VideoLMM
+from tstar.language.packing import share_rows
 from tstar.stages.base import Stage
 
 PEAK_TFLOPS = {
@@ -95,9 +96,10 @@ def _per_position(parameters: Iterable[nn.Parameter], passed: bool) -> int:
 def work_of(lmm: VideoLMM, batch: Batch) -> Work:
     """What a batch is, from its shapes alone: nothing waits for the device."""
     visual = [lmm.compressor.num_tokens(frames) if frames else 0 for frames in batch.frame_counts]
-    texts = [len(ids) - (frames > 0) for ids, frames in zip(batch.input_ids, batch.frame_counts, strict=True)]
-    rows = [min(text + tokens, lmm.max_length) for text, tokens in zip(texts, visual, strict=True)]
-    return Work(len(batch), sum(batch.frame_counts), sum(visual), sum(rows), len(rows) * max(rows))
+    lengths = lmm.row_lengths(batch.input_ids, visual)
+    shared = [[n] for n in range(len(batch))] if lmm.pack_tokens is None else share_rows(lengths, lmm.pack_tokens)
+    rows = [sum(lengths[number] for number in row) for row in shared]
+    return Work(len(batch), sum(batch.frame_counts), sum(visual), sum(lengths), len(rows) * max(rows))
 
 
 def peak_flops(device: torch.device, tflops: float | None = None) -> float | None:

@@ -156,13 +156,18 @@ def fake(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 def shapes_only() -> Iterator[None]:
     """What depends on values, and so cannot run on fake tensors, gives some values of the right shape.
 
-    That is clusters of patch tokens, and the frames that a block over frames keeps: the first ones of a budget, all by a threshold.
-    Also keeps torch from its fused encoder layers, which no formula counts.
+    That is clusters of patch tokens; the frames that a block over frames keeps, the first ones of a budget, all by a threshold; and
+    whether positions are of several packed samples, for which transformers would make tables of a mask. Also keeps torch from its
+    fused encoder layers, which no formula counts.
     """
+    from transformers import masking_utils
+
     changes: list[tuple[Any, str, Any]] = [
         (kind, "cluster", _one_cluster) for kind in _subclasses(TokenClusteringConfig) if "cluster" in vars(kind)
     ]
     changes += [(mambamia, "frames_within_budget", _first_frames), (mambamia, "frames_over_threshold", _all_frames)]
+    if hasattr(masking_utils, "find_packed_sequence_indices"):
+        changes.append((masking_utils, "find_packed_sequence_indices", _not_packed))
     before = [vars(owner)[name] for owner, name, _ in changes]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -187,6 +192,10 @@ def _one_cluster(config: Any, tokens: Tensor) -> Tensor:
 
 def _first_frames(steps: Tensor, count: int) -> list[int]:
     return list(range(count))
+
+
+def _not_packed(position_ids: Tensor) -> None:
+    return None
 
 
 def _all_frames(steps: Tensor, threshold: float) -> list[int]:

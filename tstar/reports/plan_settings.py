@@ -104,7 +104,7 @@ def fitting(planner: Planner, setup: Setup) -> tuple[list[Choice], str]:
     if asked.device_memory_gib is None:
         return [Choice(s, None, None, True) for s in short], ""
     budget = asked.device_memory_gib * GIB
-    memory = Memory(planner, setup, everything)
+    memory = Memory(planner, setup, everything, sorted({s.visual for s in short}))
     choices = []
     for setting in short:
         training, answering = memory.training(setting), memory.answering(setting)
@@ -120,9 +120,15 @@ def fitting(planner: Planner, setup: Setup) -> tuple[list[Choice], str]:
 
 
 class Memory:
-    """Bytes of a device for any of some settings, from a few that are measured."""
+    """Bytes of a device for any of some settings, from a few that are measured.
 
-    def __init__(self, planner: Planner, setup: Setup, settings: Sequence[Setting]) -> None:
+    Args:
+        planner, setup: what measures, and the stage.
+        settings: all of them.
+        tokens: numbers of visual tokens that are asked about, rising.
+    """
+
+    def __init__(self, planner: Planner, setup: Setup, settings: Sequence[Setting], tokens: Sequence[int]) -> None:
         self.planner, self.setup = planner, setup
         corners = _corners(settings)
         models = [planner.with_compressor(setup, s.options) for s in corners]
@@ -130,7 +136,6 @@ class Memory:
         self._answering = self._plane(corners, models, 1, False)
         text = planner.asked.text_tokens + planner.asked.answer_tokens
         window = getattr(setup.parts.language.config, "sliding_window", None) or 0
-        tokens = sorted({s.visual for s in settings})
         edges = [t for t in (window - text - 1, window - text + 1) if tokens[0] < t < tokens[-1]]
         points = sorted({tokens[0], (tokens[0] + tokens[-1]) // 2, tokens[-1], *edges})
         self._learn = _between(points, [planner.learn(setup, setup.parts, setup.batch, t) for t in points])

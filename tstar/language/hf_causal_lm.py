@@ -146,7 +146,9 @@ class HFCausalLM(nn.Module):
         if not batch.mask[:, 0].all():
             raise ValueError("the first position of a sample is padding; a batch that is learnt is padded on the right")
         # no real position of a causal model sees padding on the right, and without a mask torch may take its causal kernels
-        places = {} if batch.positions is None else {"position_ids": batch.positions}  # which keep samples of a row apart
+        places = (
+            {} if batch.positions is None else {"position_ids": batch.positions}
+        )  # which keep samples of a row apart
         hidden = self.model.base_model(inputs_embeds=batch.embeds, use_cache=False, **places)[0]  # [B, P, D]
         supervised = batch.labels[:, 1:] != IGNORE  # position t predicts t + 1
         chosen = hidden[:, :-1][supervised]  # [count, D]

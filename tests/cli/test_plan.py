@@ -77,7 +77,17 @@ def test_a_published_recipe_is_planned_without_weights(workplace, capsys):
         "max_length": "4096",
     }
     settings = [word for key, value in published.items() for word in (f"--model.init_args.{key}", value)]
-    call = ["plan", "--config", "stages/unified.yaml", *settings, "--trainer.precision", "bf16-mixed", "--json"]
+    call = [
+        "plan",
+        "--config",
+        "stages/unified.yaml",
+        *settings,
+        "--trainer.precision",
+        "bf16-mixed",
+        "--json",
+        "--data.batch_size",
+        "2",
+    ]
     assert main([*call, "--frames", "128,256", "--data.features", "null", "--training-frames", "128"]) == 0
     plan = json.loads(capsys.readouterr().out)
     stage = plan["stages"][-1]

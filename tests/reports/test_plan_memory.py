@@ -84,6 +84,22 @@ def test_strategies_share_out_what_they_say(plans):
     assert numbers["zero3"][0] == pytest.approx(2 * count / 4, rel=0.001)
 
 
+def test_buckets_that_view_gradients_are_no_copy_and_fsdp_gathers_units(plans):
+    view = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}}
+    found = {}
+    for name, strategy in (("copy", "ddp"), ("view", view), ("fsdp", "fsdp")):
+        planner, setup = plans.planned(VideoSFT, plans.stage_config(batch=1, trainer={"strategy": strategy}), devices=2)
+        found[name], _, pieces = planner.training(setup, setup.parts, 1)
+    assert found["copy"].communication == found["copy"].gradients
+    assert found["view"].communication == 0
+    assert pieces["encoder"].weights == total([*setup.parts.encoder.parameters(), *setup.parts.encoder.buffers()])
+    language: dict[str, list] = {"layers": [], "rest": []}
+    for name, parameter in setup.parts.language.named_parameters():
+        language["layers" if ".layers." in name else "rest"].append(parameter)
+    layer = total(language["layers"]) // 4  # all weights learn, so its gradients are as large
+    assert found["fsdp"].communication == total(language["rest"]) + 3 * layer
+
+
 def saved_bytes(run, known):
     """Bytes of different storages that autograd keeps in ``run``, without those in ``known``; and what it returns."""
     skip = {t.untyped_storage().data_ptr() for t in known}
@@ -138,7 +154,7 @@ for config in configs:
     optimizer, _ = build_optimizer(stage.lmm, stage.optimizer_config, 10)
 
     def step(batch):
-        loss, _ = stage.lmm(*batch)
+        loss, *_ = stage.lmm(*batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -152,6 +168,7 @@ for config in configs:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell a peak apart")
 def test_a_process_takes_what_the_plan_says(plans):
     batch, frames, text, answer = 8, 16, 400, 100
@@ -189,6 +206,11 @@ def test_precision_and_strategy_are_read_as_lightning_means_them():
         ("deepspeed_stage_3", "zero3"),
         ({"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy", "init_args": {"stage": 3}}, "zero3"),
         ({"class_path": "ModelParallelStrategy"}, "fsdp"),
+        ({"class_path": "tstar.stages.FullySharded"}, "fsdp"),
+        (
+            {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}},
+            "ddp",
+        ),
     ):
         assert get_strategy(None, {"strategy": given}) == strategy
     assert get_strategy("zero2", {"strategy": "ddp"}) == "zero2"

@@ -225,8 +225,8 @@ def answering_device(pieces: dict[str, Held], encode: Cost, compress: Learning, 
 
 def gathered_units(parts: Parts) -> int:
     """Bytes of units that are whole at once with fsdp."""
-    lists = [m for m in parts.language.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    layers: list[nn.Module] = list(max(lists, key=len)) if lists else []
+    lists: list[list[nn.Module]] = [list(m) for m in parts.language.modules() if isinstance(m, nn.ModuleList)]
+    layers = max(lists, key=len, default=[])
     sizes = [_bytes_of(layer.parameters()) for layer in layers]
     gradients = [_bytes_of(p for p in layer.parameters() if p.requires_grad) for layer in layers]
     root = _bytes_of(parts.language.parameters()) - sum(sizes)

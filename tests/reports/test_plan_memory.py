@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tstar.compressors import build_compressor
 from tstar.errors import ConfigError
 from tstar.language import LanguageConfig
 from tstar.language.splice import IGNORE, VISUAL
+from tstar.reports.plan_flops import Meter
 from tstar.reports.plan_memory import Precision, get_precision, get_strategy, held
+from tstar.reports.plan_parts import fake, shapes_only
 from tstar.stages import Align, OptimizerConfig, VideoSFT
 from tstar.stages.optimizers import build_optimizer
 from tstar.vision import VisionConfig
@@ -134,6 +139,32 @@ def test_activations_are_what_autograd_keeps(plans, kind, frames, precision):
     planned = compress.forward.kept + learn.forward.kept + features
     print(f"{kind.__name__} {precision}: autograd keeps {real / 2**20:.2f} MiB, planned {planned / 2**20:.2f} MiB")
     assert planned == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "options"),
+    [
+        ("MambaMia", "mambamia", {}),
+        ("MambaMia, Mamba-2", "mambamia", {"ssm": "mamba2"}),
+        ("GPT-NeoX", "gpt_neox", {}),
+        ("C-Abstractor 30M, 10x1", "c_abstractor", {"preset": "paper_30m", "kernel": (10, 1)}),
+    ],
+)
+def test_a_clip_at_the_published_size_takes_what_the_benchmark_measured(label, name, options):
+    report = json.loads((Path(__file__).parents[2] / "reports" / "compressors.json").read_text())
+    measured = report["sections"][f"clip: {label}: 128"]["peak_bytes"]
+    sizes = {"d_vision": 1536, "d_language": report["settings"]["d_language"], "grid": (10, 10)}
+    mode = FakeTensorMode()
+    with torch.device("meta"):
+        compressor = build_compressor(name, **{**sizes, "preset": "paper", **options}).eval()
+    fake(compressor, mode)
+    known = [*compressor.parameters(), *compressor.buffers()]
+    with shapes_only(), mode, Meter(known) as meter:
+        features = meter.adopt(torch.empty(128, 100, 1536))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            compressor(features, [128])
+    print(f"{label}: measured {measured / 2**20:.0f} MiB, planned {meter.peak / 2**20:.0f} MiB")
+    assert meter.peak == pytest.approx(measured, rel=0.15)
 
 
 CHILD = """

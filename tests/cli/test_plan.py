@@ -77,7 +77,17 @@ def test_a_published_recipe_is_planned_without_weights(workplace, capsys):
         "max_length": "4096",
     }
     settings = [word for key, value in published.items() for word in (f"--model.init_args.{key}", value)]
-    call = ["plan", "--config", "stages/unified.yaml", *settings, "--trainer.precision", "bf16-mixed", "--json"]
+    call = [
+        "plan",
+        "--config",
+        "stages/unified.yaml",
+        *settings,
+        "--trainer.precision",
+        "bf16-mixed",
+        "--json",
+        "--data.batch_size",
+        "2",
+    ]
     assert main([*call, "--frames", "128,256", "--data.features", "null", "--training-frames", "128"]) == 0
     plan = json.loads(capsys.readouterr().out)
     stage = plan["stages"][-1]
@@ -86,6 +96,8 @@ def test_a_published_recipe_is_planned_without_weights(workplace, capsys):
     assert stage["parameters"]["compressor"] == pytest.approx(100.62e6, rel=0.001)  # docs of the method, section 3.0
     assert [row["visual"] for row in plan["inference"]] == [430, 860]
     row = plan["inference"][0]
-    # a token of 7B takes two FLOPs for every weight but the embeddings'
-    assert row["flops"]["prefill"] == pytest.approx(2 * (6_738_415_616 - 2 * 32000 * 4096) * (430 + 256), rel=0.02)
+    # two for every weight of a layer and position, the head once, and attention of 32 layers
+    length, table = 430 + 256, 32000 * 4096
+    weights = 2 * (6_738_415_616 - 2 * table) * length
+    assert row["flops"]["prefill"] == pytest.approx(weights + 2 * table + 32 * 4 * length**2 * 4096, rel=1e-3)
     assert row["memory"]["cache"] == 2 * 32 * 4096 * 4 * (430 + 256 + 31)

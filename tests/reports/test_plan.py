@@ -67,16 +67,19 @@ def four_patches(tmp_path_factory):
     return {"model": str(folder), "pretrained": "random"}
 
 
-def test_the_settings_that_fit_a_device_are_those_of_trying_every_one(plans, four_patches, monkeypatch):
-    monkeypatch.setattr(plan_settings, "FRAMES", (32, 96, 160))
+@pytest.mark.slow
+def test_the_settings_that_fit_a_device_are_those_of_trying_every_one(plans, four_patches, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_settings, "FRAMES", (32, 160))
     monkeypatch.setattr(plan_settings, "STRIDES", (1, 3))
-    spec = {"name": "mambamia", "preset": "miniature", "temporal_stride": 1}
-    config = plans.stage_config(vision=four_patches, compressor=spec, batch=1)
+    settings = json.loads((plans.miniature / "language" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 1}))
+    spec = {"name": "mambamia", "preset": "miniature", "temporal_stride": 1, "num_layers": 1}
+    config = plans.stage_config(vision=four_patches, compressor=spec, language={"path": str(tmp_path)}, batch=1)
     asked = {"frames": (32,), "text_tokens": 20, "answer_tokens": 4}
     planner, setup = plans.planned(VideoSFT, config, **asked)
     assert setup.parts.encoder.grid == (2, 2)
     measured = {}
-    for frames, k, r in product((32, 96, 160), (1, 2, 4), (1, 3)):
+    for frames, k, r in product((32, 160), (1, 2, 4), (1, 3)):
         parts = planner.with_compressor(setup, {"query_interval": k, "temporal_stride": r})
         assert parts.compressor.num_tokens(frames) + 24 <= setup.max_length
         training, answering = planner.training(setup, parts, frames)[0], planner.answering(setup, parts, frames)[0]
@@ -94,7 +97,7 @@ def test_the_settings_that_fit_a_device_are_those_of_trying_every_one(plans, fou
     assert max(off) < 0.03
     trainings = sorted(training for training, _ in measured.values())
     gaps = [(low, high) for low, high in pairwise(trainings) if high > 1.04 * low]
-    assert len(gaps) > 2
+    assert len(gaps) > 1
     for low, high in gaps:
         budget = (low * high) ** 0.5
         asked_budget = dataclasses.replace(planner.asked, device_memory_gib=budget / 2**30)
@@ -131,7 +134,8 @@ def test_where_nothing_fits_one_sentence_says_why(plans, one_line, monkeypatch):
     choices, why = fitting(planner, setup)
     assert not choices
     assert why == "no setting fits: the fewest visual tokens of any are 36, more than --tokens 20"
-    planner, setup = plans.planned(VideoSFT, plans.stage_config(batch=1), device_memory_gib=0.001, frames=(1,))
+    config = plans.stage_config(compressor={"name": "avg_pool"}, batch=1)
+    planner, setup = plans.planned(VideoSFT, config, device_memory_gib=0.001, frames=(1,))
     choices, why = fitting(planner, setup)
     assert not choices
     one_line(ConfigError(why), "--device-memory-gib 0.001", "GiB")

@@ -16,7 +16,7 @@ from tstar.compressors.token_clustering import TokenClusteringConfig
 from tstar.language.splice import IGNORE, VISUAL
 from tstar.ops import selective_scan, ssd_scan
 from tstar.reports import plan_phases
-from tstar.reports.plan_flops import FORMULAS, clustering_flops
+from tstar.reports.plan_flops import FORMULAS, Meter, clustering_flops
 from tstar.reports.plan_parts import fused_mamba, fused_mamba2
 from tstar.stages import Align, ImageSFT, OptimizerConfig, VideoSFT
 from tstar.vision import OpenClipTower, VisionConfig
@@ -76,8 +76,6 @@ def test_a_dual_scan_takes_what_its_reference_multiplies_and_adds():
 
 
 def test_gradients_of_a_depthwise_convolution_are_two_convolutions():
-    from tstar.reports.plan_flops import Meter
-
     conv = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
     x = torch.randn(2, 8, 6, 6, requires_grad=True)
     with Meter() as meter:
@@ -140,6 +138,7 @@ def test_a_compressor_takes_what_torch_counts_and_its_recurrences(plans, path):
     if isinstance(real.config, TokenClusteringConfig):  # finding clusters depends on values: a formula
         found = clustering_flops(real.config, counts)
         inside = forward - (cost.forward.flops - found)  # what torch saw of it
+        print(f"{path.stem}: torch sees {inside / found:.3f} of what finding clusters takes")
         assert 0 <= inside <= 1.02 * found
         return
     torch_sees = backward
@@ -147,6 +146,8 @@ def test_a_compressor_takes_what_torch_counts_and_its_recurrences(plans, path):
         depthwise = [m for m in real.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
         sizes = [(36, depthwise[0]), (6, depthwise[1])]
         torch_sees -= sum(2 * sum(counts) * n * m.weight.numel() * (m.groups - 1) for n, m in sizes)
+    off = (cost.forward.flops / (forward + scans) - 1, cost.backward.flops / (torch_sees + gradients) - 1)
+    print(f"{path.stem}: forward {off[0]:+.3%}, backward {off[1]:+.3%}")
     assert cost.forward.flops == pytest.approx(forward + scans, rel=WITHIN)
     assert cost.backward.flops == pytest.approx(torch_sees + gradients, rel=WITHIN)
 
@@ -168,7 +169,7 @@ def train_really(plans, kind, config, frames, text, answer):
     ids = torch.tensor([VISUAL, *[5] * (text + answer)])
     labels = torch.tensor([IGNORE] * (1 + text) + [5] * answer)
     with plans.counted() as counter:
-        loss, count = stage.lmm(pixels, [frames] * batch, [ids] * batch, [labels] * batch)
+        loss, *_, count = stage.lmm(pixels, [frames] * batch, [ids] * batch, [labels] * batch)
         loss.backward()
     assert count == batch * answer
     return counter.get_total_flops(), stage
@@ -189,7 +190,9 @@ def test_a_training_step_takes_what_torch_counts_through_autograd(plans, kind, f
     layers = getattr(stage.lmm.compressor, "layers", nn.ModuleList())
     positions = 2 * frames * 42
     again = plans.recurrences(layers, positions, False) if checkpointing else 0
-    assert found["total"] == pytest.approx(flops + plans.recurrences(layers, positions, True) + again, rel=WITHIN)
+    expected = flops + plans.recurrences(layers, positions, True) + again
+    print(f"{kind.__name__}{' with checkpointing' * checkpointing}: {found['total'] / expected - 1:+.3%}")
+    assert found["total"] == pytest.approx(expected, rel=WITHIN)
 
 
 def test_fused_attention_adds_its_scores_again_and_nothing_else(plans):
@@ -215,7 +218,7 @@ LLAMA = {
     "vocab_size": 500,
     "hidden_size": 64,
     "intermediate_size": 160,
-    "num_hidden_layers": 7,
+    "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
@@ -226,16 +229,16 @@ NEOX = {
     "vocab_size": 500,
     "hidden_size": 64,
     "intermediate_size": 256,
-    "num_hidden_layers": 7,
+    "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "max_position_embeddings": 512,
 }
-MAMBA = {"model_type": "mamba", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 7, "state_size": 8}
+MAMBA = {"model_type": "mamba", "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 5, "state_size": 8}
 MAMBA2 = {
     "model_type": "mamba2",
     "vocab_size": 500,
     "hidden_size": 32,
-    "num_hidden_layers": 7,
+    "num_hidden_layers": 5,
     "state_size": 16,
     "num_heads": 4,
     "head_dim": 16,
@@ -262,7 +265,9 @@ def test_a_language_model_takes_what_torch_counts(plans, tmp_path, settings):
     with sdpa_kernel(SDPBackend.MATH):
         cost = planner.learn(setup, setup.parts, 2, 10)
         answer = planner.answer(setup, setup.parts, 10)
-    assert cost.forward.flops + cost.backward.flops == pytest.approx(counter.get_total_flops(), rel=WITHIN)
+    both = cost.forward.flops + cost.backward.flops
+    print(f"{settings['model_type']}: {both / counter.get_total_flops() - 1:+.3%}")
+    assert both == pytest.approx(counter.get_total_flops(), rel=WITHIN)
     cache, flops = DynamicCache(config=model.config), []
     name = next(iter(plan_phases._empty_cache(model)))
     for length in (30, 1, 1, 1, 1, 1):  # the prompt gives the first of six tokens
@@ -300,9 +305,9 @@ def test_a_mamba_language_model_is_counted_by_a_block_that_computes_the_same(pla
     linear = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, nn.Linear))
     inner, states, taps = mixer.intermediate_size, mixer.ssm_state_size, mixer.conv1d.weight.numel()
     scan = inner * (6 * states + 4) if block is fused_mamba else inner * (5 * states + 3)
-    assert answer.token == 2 * (linear + 500 * 32) + 7 * (scan + 2 * taps)
+    assert answer.token == 2 * (linear + 500 * 32) + 5 * (scan + 2 * taps)
     cached = inner * states * 4 + taps * 4
-    assert answer.cache == 7 * cached
+    assert answer.cache == 5 * cached
 
 
 @pytest.mark.parametrize("settings", [LLAMA, NEOX, MAMBA], ids=lambda s: s["model_type"])

@@ -4,14 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tstar.compressors import build_compressor
 from tstar.errors import ConfigError
 from tstar.language import LanguageConfig
 from tstar.language.splice import IGNORE, VISUAL
+from tstar.reports.plan_flops import Meter
 from tstar.reports.plan_memory import Precision, get_precision, get_strategy, held
+from tstar.reports.plan_parts import fake, shapes_only
 from tstar.stages import Align, OptimizerConfig, VideoSFT
 from tstar.stages.optimizers import build_optimizer
 from tstar.vision import VisionConfig
@@ -84,6 +89,22 @@ def test_strategies_share_out_what_they_say(plans):
     assert numbers["zero3"][0] == pytest.approx(2 * count / 4, rel=0.001)
 
 
+def test_buckets_that_view_gradients_are_no_copy_and_fsdp_gathers_units(plans):
+    view = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}}
+    found = {}
+    for name, strategy in (("copy", "ddp"), ("view", view), ("fsdp", "fsdp")):
+        planner, setup = plans.planned(VideoSFT, plans.stage_config(batch=1, trainer={"strategy": strategy}), devices=2)
+        found[name], _, pieces = planner.training(setup, setup.parts, 1)
+    assert found["copy"].communication == found["copy"].gradients
+    assert found["view"].communication == 0
+    assert pieces["encoder"].weights == total([*setup.parts.encoder.parameters(), *setup.parts.encoder.buffers()])
+    language: dict[str, list] = {"layers": [], "rest": []}
+    for name, parameter in setup.parts.language.named_parameters():
+        language["layers" if ".layers." in name else "rest"].append(parameter)
+    layer = total(language["layers"]) // 4  # all weights learn, so its gradients are as large
+    assert found["fsdp"].communication == total(language["rest"]) + 3 * layer
+
+
 def saved_bytes(run, known):
     """Bytes of different storages that autograd keeps in ``run``, without those in ``known``; and what it returns."""
     skip = {t.untyped_storage().data_ptr() for t in known}
@@ -120,6 +141,32 @@ def test_activations_are_what_autograd_keeps(plans, kind, frames, precision):
     assert planned == pytest.approx(real, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("label", "name", "options"),
+    [
+        ("MambaMia", "mambamia", {}),
+        ("MambaMia, Mamba-2", "mambamia", {"ssm": "mamba2"}),
+        ("GPT-NeoX", "gpt_neox", {}),
+        ("C-Abstractor 30M, 10x1", "c_abstractor", {"preset": "paper_30m", "kernel": (10, 1)}),
+    ],
+)
+def test_a_clip_at_the_published_size_takes_what_the_benchmark_measured(label, name, options):
+    report = json.loads((Path(__file__).parents[2] / "reports" / "compressors.json").read_text())
+    measured = report["sections"][f"clip: {label}: 128"]["peak_bytes"]
+    sizes = {"d_vision": 1536, "d_language": report["settings"]["d_language"], "grid": (10, 10)}
+    mode = FakeTensorMode()
+    with torch.device("meta"):
+        compressor = build_compressor(name, **{**sizes, "preset": "paper", **options}).eval()
+    fake(compressor, mode)
+    known = [*compressor.parameters(), *compressor.buffers()]
+    with shapes_only(), mode, Meter(known) as meter:
+        features = meter.adopt(torch.empty(128, 100, 1536))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            compressor(features, [128])
+    print(f"{label}: measured {measured / 2**20:.0f} MiB, planned {meter.peak / 2**20:.0f} MiB")
+    assert meter.peak == pytest.approx(measured, rel=0.15)
+
+
 CHILD = """
 import json, re, sys
 import torch
@@ -138,7 +185,7 @@ for config in configs:
     optimizer, _ = build_optimizer(stage.lmm, stage.optimizer_config, 10)
 
     def step(batch):
-        loss, _ = stage.lmm(*batch)
+        loss, *_ = stage.lmm(*batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -152,6 +199,7 @@ for config in configs:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell a peak apart")
 def test_a_process_takes_what_the_plan_says(plans):
     batch, frames, text, answer = 8, 16, 400, 100
@@ -189,6 +237,11 @@ def test_precision_and_strategy_are_read_as_lightning_means_them():
         ("deepspeed_stage_3", "zero3"),
         ({"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy", "init_args": {"stage": 3}}, "zero3"),
         ({"class_path": "ModelParallelStrategy"}, "fsdp"),
+        ({"class_path": "tstar.stages.FullySharded"}, "fsdp"),
+        (
+            {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}},
+            "ddp",
+        ),
     ):
         assert get_strategy(None, {"strategy": given}) == strategy
     assert get_strategy("zero2", {"strategy": "ddp"}) == "zero2"

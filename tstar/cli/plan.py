@@ -1,13 +1,15 @@
 """``tstar plan``: what a recipe will take, before anyone rents a machine."""
 
 import argparse
+import copy
+import dataclasses
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from tstar.cli.progress import bar, say, warn
-from tstar.cli.recipe import read_recipe, stage_class
+from tstar.cli.recipe import Recipe, read_recipe, stage_class
 
 GIB, MIB = 2**30, 2**20
 CONVENTIONS = (
@@ -34,7 +36,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     recipe = read_recipe([Path(p) for p in arguments.config], settings)
     from tstar.cli.stage_cli import check_types
 
-    check_types(recipe)
+    check_types(without_strategies(recipe))
     for warning in recipe.warnings:
         warn(warning)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip says that nothing is loaded, which is what is wanted
@@ -46,7 +48,15 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     return 0
 
 
-def measure(recipe: Any, asked: Any, quiet: bool) -> dict[str, Any]:
+def without_strategies(recipe: Recipe) -> Recipe:
+    """The recipe as far as a machine without its strategies' packages can check it; a strategy is only planned for."""
+    stages = copy.deepcopy(recipe.stages)
+    for config in stages.values():
+        (config.get("trainer") or {}).pop("strategy", None)
+    return dataclasses.replace(recipe, stages=stages)
+
+
+def measure(recipe: Recipe, asked: Any, quiet: bool) -> dict[str, Any]:
     """The plan as plain data."""
     from tstar.evaluation.runner import EvaluationConfig
     from tstar.reports.plan import Planner

@@ -4,6 +4,7 @@ Nothing is loaded and nothing computed: modules of the recipe run on fake tensor
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,13 @@ class Planner:
         """The stage's model with other options of the compressor."""
         spec = {**setup.spec, **changes}
         return self.workshop.parts(setup.vision, setup.language, spec, setup.lora, setup.dtypes)
+
+    def for_answering(self, setup: Setup) -> Setup:
+        """The stage as `tstar validate` loads it: on one device, no weights cast but by precisions that are true."""
+        cast = setup.precision.cast("ddp")
+        dtypes = {"encoder": cast, "compressor": cast, "language": cast or getattr(torch, setup.language.dtype)}
+        parts = self.workshop.parts(setup.vision, setup.language, setup.spec, setup.lora, dtypes)
+        return replace(setup, strategy="ddp", devices=1, parts=parts, dtypes=dtypes)
 
     # phases, each measured once
 
@@ -120,6 +128,7 @@ class Planner:
             setup.accumulate,
             setup.on_cpu,
             setup.precision.half,
+            setup.bucket_view,
         )
         times = setup.devices * setup.accumulate
         flops = {
@@ -211,7 +220,7 @@ class Planner:
 
     def inference(self, setup: Setup) -> list[dict[str, Any]]:
         """Answers about clips of the frames asked for, by the last stage's model."""
-        found = []
+        found, setup = [], self.for_answering(setup)
         for frames in self.frames:
             memory, flops = self.answering(setup, setup.parts, frames)
             found.append({**self.tokens(setup, frames), "flops": flops, "memory": memory})
@@ -219,6 +228,8 @@ class Planner:
 
     def _notes(self, setup: Setup, samples: Samples) -> list[str]:
         notes = []
+        if setup.devices_unknown and self.asked.devices is None:
+            notes.append("trainer.devices takes all there are: one is planned for; --devices N says how many")
         if setup.stored_features:
             notes.append(
                 "data.features keeps what the encoder makes: a step does not encode, the first pass over the frames does"

@@ -3,18 +3,21 @@
 What is held, by strategy on n devices:
 
 - ``ddp``: everything on every device. Gradients and Adam's two moments have their weight's type; mixed precision keeps fp32 weights
-  and casts as it goes. With n > 1, DistributedDataParallel's buckets are a second copy of the gradients.
-- ``fsdp``: weights, gradients and moments as with ddp, each device an n-th; and two whole layers, the one in use and the next.
+  and casts as it goes. With n > 1, DistributedDataParallel's buckets are a second copy of the gradients, unless they view them.
+- ``fsdp`` (FSDP2, a layer of the language model a unit, the compressor another): weights, gradients and moments as with ddp, each
+  device an n-th, but the encoder whole; and gathered, in the weights' own types, what is in no layer, and the compressor or, if
+  that is more, two layers and a layer's gradients.
 - ``zero2`` (DeepSpeed): in half precision, mixed or not, all weights are half, and so are gradients; the optimiser holds an fp32
   copy and two fp32 moments of what is trained, 12 bytes a number. Gradients and optimiser are shared out, weights are not.
 - ``zero3`` (DeepSpeed): as zero2, weights shared out too, and two whole layers.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tstar.errors import ConfigError, suggest
 from tstar.nn.muon import hidden_matrices
@@ -72,7 +75,7 @@ def get_strategy(given: str | None, trainer: dict[str, Any]) -> str:
     name = asked.get("class_path", "") if isinstance(asked, dict) else str(asked)
     stage = (asked.get("init_args") or {}).get("stage", 2) if isinstance(asked, dict) else name.rpartition("_")[2]
     name = name.rpartition(".")[2].lower()
-    if "fsdp" in name or "modelparallel" in name:
+    if "fsdp" in name or "modelparallel" in name or "fullysharded" in name:
         return "fsdp"
     if name.startswith("deepspeed"):
         if str(stage) in ("1", "offload"):
@@ -83,6 +86,12 @@ def get_strategy(given: str | None, trainer: dict[str, Any]) -> str:
     if name == "auto" or name.startswith(("ddp", "single")):
         return "ddp"
     raise ConfigError(f"trainer.strategy '{asked}' cannot be planned; give --strategy ({', '.join(STRATEGIES)})")
+
+
+def views_buckets(trainer: dict[str, Any]) -> bool:
+    """Whether DistributedDataParallel's gradients are views of its buckets."""
+    asked = trainer.get("strategy")
+    return isinstance(asked, dict) and bool((asked.get("init_args") or {}).get("gradient_as_bucket_view"))
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,10 @@ def held(parts: Parts, strategy: str, devices: int, optimizer: OptimizerConfig) 
             states = sum(12 * p.numel() for p in trained)
         else:
             states = sum((1 if id(p) in muon else 2) * p.nbytes for p in trained)
-        found[name] = Held(_part(weights, share), _part(gradients, learning_share), _part(states, learning_share))
+        whole = strategy == "fsdp" and name == "encoder"
+        found[name] = Held(
+            weights if whole else _part(weights, share), _part(gradients, learning_share), _part(states, learning_share)
+        )
     return found
 
 
@@ -139,6 +151,7 @@ def training_device(
     accumulate: int,
     on_cpu: bool,
     compute: torch.dtype | None,
+    bucket_view: bool,
 ) -> Device:
     """One device's memory in a training step.
 
@@ -149,19 +162,22 @@ def training_device(
         strategy, devices, accumulate: how the step is spread.
         on_cpu: the optimizer goes through tensors one by one; elsewhere it makes a copy the size of a moment on its way.
         compute: half-precision type of the step, if any.
+        bucket_view: see :func:`views_buckets`.
     """
     weights, gradients, states = (
         sum(getattr(p, kind) for p in pieces.values()) for kind in ("weights", "gradients", "optimizer")
     )
     communication = 0
     if devices > 1:
-        communication = gradients if strategy == "ddp" else 0
+        communication = gradients if strategy == "ddp" and not bucket_view else 0
         if strategy.startswith("zero"):
             trained = [p for part in parts.named().values() for p in part.parameters() if p.requires_grad]
             size = max((p.element_size() for p in trained), default=0)
             communication += 2 * size * min(REDUCE_BUCKET, sum(p.numel() for p in trained))
-        if strategy in ("fsdp", "zero3"):
+        if strategy == "zero3":
             communication += 2 * largest_layer(parts, compute)
+        if strategy == "fsdp":
+            communication += gathered_units(parts)
     alone = devices == 1 and accumulate == 1
     passes = activations.with_gradients if alone else gradients + communication + activations.peak
     trained_sizes = [p.nbytes for part in parts.named().values() for p in part.parameters() if p.requires_grad]
@@ -205,6 +221,21 @@ def answering_device(pieces: dict[str, Held], encode: Cost, compress: Learning, 
         "cache": answer.cache,
         "peak": weights + max(phases),
     }
+
+
+def gathered_units(parts: Parts) -> int:
+    """Bytes of units that are whole at once with fsdp."""
+    lists: list[list[nn.Module]] = [list(m) for m in parts.language.modules() if isinstance(m, nn.ModuleList)]
+    layers = max(lists, key=len, default=[])
+    sizes = [_bytes_of(layer.parameters()) for layer in layers]
+    gradients = [_bytes_of(p for p in layer.parameters() if p.requires_grad) for layer in layers]
+    root = _bytes_of(parts.language.parameters()) - sum(sizes)
+    of_layers = 2 * max(sizes, default=0) + max(gradients, default=0)
+    return root + max(_bytes_of(parts.compressor.parameters()), of_layers)
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
 
 
 def largest_layer(parts: Parts, compute: torch.dtype | None) -> int:

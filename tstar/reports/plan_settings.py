@@ -21,13 +21,14 @@ from tstar.compressors.shell import SequenceCompressorConfig
 from tstar.errors import ConfigError
 from tstar.reports.plan import Planner, native_context
 from tstar.reports.plan_memory import Activations, Held, answering_device, held, training_device
-from tstar.reports.plan_parts import Parts
 from tstar.reports.plan_phases import Answering, Cost, Learning, Measured
 from tstar.reports.plan_setup import Setup
 
 GIB = 2**30
 FRAMES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 STRIDES = (1, 2, 3, 4, 6, 8)
+POINTS = 4
+"""Numbers of visual tokens that the language model is measured at, evenly apart in their logarithms."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +130,15 @@ class Memory:
     """
 
     def __init__(self, planner: Planner, setup: Setup, settings: Sequence[Setting], tokens: Sequence[int]) -> None:
-        self.planner, self.setup = planner, setup
+        self.planner, self.setup, self.asking = planner, setup, planner.for_answering(setup)
         corners = _corners(settings)
-        models = [planner.with_compressor(setup, s.options) for s in corners]
-        self._training = self._plane(corners, models, setup.batch, True)
-        self._answering = self._plane(corners, models, 1, False)
+        self._training = self._plane(corners, setup, True)
+        self._answering = self._plane(corners, self.asking, False)
         text = planner.asked.text_tokens + planner.asked.answer_tokens
         window = getattr(setup.parts.language.config, "sliding_window", None) or 0
         edges = [t for t in (window - text - 1, window - text + 1) if tokens[0] < t < tokens[-1]]
-        points = sorted({tokens[0], (tokens[0] + tokens[-1]) // 2, tokens[-1], *edges})
+        spaced = [round(t) for t in np.geomspace(max(tokens[0], 1), max(tokens[-1], 1), POINTS)]
+        points = sorted({tokens[0], *spaced, tokens[-1], *edges})
         self._learn = _between(points, [planner.learn(setup, setup.parts, setup.batch, t) for t in points])
         self._answer = _between(points, [planner.answer(setup, setup.parts, t) for t in points])
 
@@ -152,12 +153,20 @@ class Memory:
         encode, _ = self.planner.encode(setup, setup.parts, setting.frames * setup.batch, True)
         activations = Activations.of(encode, self._training(setting), self._learn(setting.visual))
         setup.parts.let_learn(setup.kind.trains)
-        spread = (setup.strategy, setup.devices, setup.accumulate, setup.on_cpu, setup.precision.half)
-        return training_device(setup.parts, self._pieces(self._spread, setting), activations, *spread).peak
+        pieces = self._pieces(self._spread, setting)
+        spread = (
+            setup.strategy,
+            setup.devices,
+            setup.accumulate,
+            setup.on_cpu,
+            setup.precision.half,
+            setup.bucket_view,
+        )
+        return training_device(setup.parts, pieces, activations, *spread).peak
 
     def answering(self, setting: Setting) -> int:
         """Peak of an answer about a clip of so many frames."""
-        encode, _ = self.planner.encode(self.setup, self.setup.parts, setting.frames, False)
+        encode, _ = self.planner.encode(self.asking, self.asking.parts, setting.frames, False)
         pieces = self._pieces(self._whole, setting)
         return answering_device(pieces, encode, self._answering(setting), self._answer(setting.visual))["peak"]
 
@@ -185,13 +194,12 @@ class Memory:
             counts.append(sum(p.numel() for p in small.parameters()))
         return counts[0] + (config.num_layers - 1) * (counts[1] - counts[0])
 
-    def _plane(
-        self, corners: list[Setting], models: list[Parts], batch: int, training: bool
-    ) -> Callable[[Setting], Learning]:
-        found = []
-        for setting, parts in zip(corners, models, strict=True):
-            _, dtype = self.planner.encode(self.setup, parts, setting.frames * batch, training)
-            found.append(self.planner.compress(self.setup, parts, [setting.frames] * batch, dtype, training))
+    def _plane(self, corners: list[Setting], setup: Setup, training: bool) -> Callable[[Setting], Learning]:
+        found, batch = [], setup.batch if training else 1
+        for setting in corners:
+            parts = self.planner.with_compressor(setup, setting.options)
+            _, dtype = self.planner.encode(setup, parts, setting.frames * batch, training)
+            found.append(self.planner.compress(setup, parts, [setting.frames] * batch, dtype, training))
         patches = self.setup.parts.encoder.num_patches
         rows = np.array([_sizes(s, patches) for s in corners], dtype=float)
         scale = np.maximum(rows.max(0), 1.0)

@@ -7,7 +7,7 @@ import torch
 
 from tstar.errors import ConfigError, suggest
 from tstar.language import LanguageConfig
-from tstar.reports.plan_memory import STRATEGIES, Precision, get_precision, get_strategy
+from tstar.reports.plan_memory import STRATEGIES, Precision, get_precision, get_strategy, views_buckets
 from tstar.reports.plan_parts import Lora, Parts, Workshop
 from tstar.stages import OptimizerConfig, Stage
 from tstar.vision import VisionConfig
@@ -81,6 +81,16 @@ class Setup:
     def stored_features(self) -> bool:
         """Frames are encoded once, before the first step."""
         return bool((self.config.get("data") or {}).get("features"))
+
+    @property
+    def bucket_view(self) -> bool:
+        """DistributedDataParallel's gradients are its buckets."""
+        return views_buckets(self.config.get("trainer") or {})
+
+    @property
+    def devices_unknown(self) -> bool:
+        """The recipe takes what devices there are."""
+        return (self.config.get("trainer") or {}).get("devices") in ("auto", -1, "-1")
 
     @property
     def on_cpu(self) -> bool:

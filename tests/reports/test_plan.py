@@ -10,8 +10,8 @@ import torch
 from tstar.compressors import build_compressor
 from tstar.data.public_sets import SETS
 from tstar.errors import ConfigError
+from tstar.language.lora import LoraSettings
 from tstar.reports import plan_settings
-from tstar.reports.plan_parts import Lora
 from tstar.reports.plan_samples import published_samples, stage_samples, steps_of
 from tstar.reports.plan_settings import candidates, fitting
 from tstar.reports.plan_setup import Asked
@@ -190,14 +190,14 @@ def test_with_lora_only_adapters_learn(plans):
     config = plans.stage_config()
     config["model"]["init_args"]["language"]["lora"] = {"rank": 4, "targets": ["q_proj", "down_proj"]}
     planner, setup = plans.planned(VideoSFT, config)
-    assert setup.lora == Lora(4, ("q_proj", "down_proj"))
+    assert setup.lora == LoraSettings(rank=4, targets=("q_proj", "down_proj"))
     row = planner.stage(setup)
     assert row["trained"]["language"] == 4 * 4 * ((160 + 160) + (440 + 160))  # layers x rank x (in + out)
     full, whole = plans.planned(VideoSFT, plans.stage_config())
     assert row["parameters"]["language"] - row["trained"]["language"] == full.stage(whole)["parameters"]["language"]
     assert row["training"]["parts"]["language"]["gradients"] == 4 * row["trained"]["language"]
     config["model"]["init_args"]["language"]["lora"] = {"rank": 4, "targets": ["nothing"]}
-    with pytest.raises(ConfigError, match=r"language\.lora\.targets \['nothing'\]"):
+    with pytest.raises(ConfigError, match=r"language\.lora\.targets: no linear layer .* nothing"):
         plans.planned(VideoSFT, config)
 
 

@@ -21,20 +21,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tstar.compressors import Compressor, build_compressor, mambamia
 from tstar.compressors.token_clustering import TokenClusteringConfig
-from tstar.errors import ConfigError
 from tstar.language import LanguageConfig
 from tstar.language.backbones import skeleton
+from tstar.language.lora import LoraSettings, add_adapters, is_adapter
 from tstar.ops import causal_conv1d, selective_scan, ssd_scan
 from tstar.vision import OpenClipTower, VisionConfig
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters beside linear layers of the language model."""
-
-    rank: int
-    targets: tuple[str, ...] | None
-    """Last names of the layers; None for all but the output head."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Parts:
     compressor: Compressor
     language: nn.Module
     """The causal language model of transformers."""
-    lora: Lora | None
+    lora: LoraSettings | None
 
     def named(self) -> dict[str, nn.Module]:
         """By the names that stages use."""
@@ -64,7 +55,7 @@ class Parts:
             part.train(name in trains)
         if self.lora is not None and "language" in trains:
             for name, parameter in self.language.named_parameters():
-                parameter.requires_grad_(".lora_" in f".{name}")
+                parameter.requires_grad_(is_adapter(name))
 
 
 class Workshop:
@@ -79,7 +70,7 @@ class Workshop:
         vision: VisionConfig,
         language: LanguageConfig,
         compressor: dict[str, Any],
-        lora: Lora | None,
+        lora: LoraSettings | None,
         dtypes: dict,
     ) -> Parts:
         """The parts of a stage.
@@ -116,7 +107,7 @@ class Workshop:
         return part.to(dtypes[name]) if dtypes.get(name) is not None else part
 
     def _language(
-        self, path: str, attention: str | None, checkpointing: bool, lora: Lora | None, dtype: torch.dtype
+        self, path: str, attention: str | None, checkpointing: bool, lora: LoraSettings | None, dtype: torch.dtype
     ) -> nn.Module:
         model = skeleton(path, str(dtype).removeprefix("torch."))
         if attention == "eager":  # any other keeps no table of scores, as sdpa
@@ -130,7 +121,7 @@ class Workshop:
             if block is not None:
                 module.forward = partial(block, module)
         if lora is not None:
-            add_lora(model, lora)
+            add_adapters(model, lora)
         return model
 
 
@@ -238,40 +229,3 @@ def recurrent_state_bytes(language: Any) -> int:
             weight = mixer.conv1d.weight  # [channels, 1, K]
             total += states + weight.numel() * weight.element_size()
     return total
-
-
-class LoraLinear(nn.Module):
-    """base(x) + B A x; the adapters are fp32, as peft makes them."""
-
-    def __init__(self, base: nn.Linear, rank: int) -> None:
-        super().__init__()
-        self.base = base
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device="meta", dtype=torch.float32)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device="meta", dtype=torch.float32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
-        return y + self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(y.dtype)
-
-
-def add_lora(model: nn.Module, lora: Lora) -> None:
-    """Put adapters beside the targeted linear layers.
-
-    Raises:
-        ConfigError: no layer has one of the names.
-    """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    linear = [
-        (module, name, child)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.Linear) and child is not head
-    ]
-    found = [entry for entry in linear if lora.targets is None or entry[1] in lora.targets]
-    if not found:
-        names = ", ".join(sorted({name for _, name, _ in linear}))
-        raise ConfigError(
-            f"language.lora.targets {list(lora.targets or ())} are no layers of the model; it has {names}"
-        )
-    for module, name, layer in found:
-        setattr(module, name, LoraLinear(layer, lora.rank))

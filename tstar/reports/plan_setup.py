@@ -7,8 +7,9 @@ import torch
 
 from tstar.errors import ConfigError, suggest
 from tstar.language import LanguageConfig
+from tstar.language.lora import LoraSettings
 from tstar.reports.plan_memory import STRATEGIES, Precision, get_precision, get_strategy, views_buckets
-from tstar.reports.plan_parts import Lora, Parts, Workshop
+from tstar.reports.plan_parts import Parts, Workshop
 from tstar.stages import OptimizerConfig, Stage
 from tstar.vision import VisionConfig
 
@@ -71,7 +72,7 @@ class Setup:
     dtypes: dict[str, Any]
     vision: VisionConfig
     language: LanguageConfig
-    lora: Lora | None
+    lora: LoraSettings | None
 
     @property
     def global_batch(self) -> int:
@@ -110,10 +111,7 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
     arguments, trainer = config["model"].get("init_args") or {}, config.get("trainer") or {}
     language = dict(arguments["language"])
     adapters = language.pop("lora", None)
-    lora = None
-    if adapters:
-        targets = adapters.get("targets")
-        lora = Lora(int(adapters["rank"]), None if targets is None else tuple(targets))
+    lora = LoraSettings(**{**adapters, "targets": tuple(adapters.get("targets", ()))}) if adapters else None
     precision, strategy = get_precision(trainer.get("precision")), get_strategy(asked.strategy, trainer)
     vision, spoken = VisionConfig(**arguments["vision"]), LanguageConfig(**language)
     spec = kind.compressor_settings(arguments.get("compressor") or {})

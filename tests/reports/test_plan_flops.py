@@ -175,8 +175,17 @@ def train_really(plans, kind, config, frames, text, answer):
     return counter.get_total_flops(), stage
 
 
-@pytest.mark.parametrize(("kind", "frames"), [(Align, 1), (ImageSFT, 1), (VideoSFT, 6)])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "frames", "checkpointing"),
+    [
+        (Align, 1, False),
+        (ImageSFT, 1, False),
+        (VideoSFT, 6, False),
+        (VideoSFT, 6, True),
+        pytest.param(Align, 1, True, marks=pytest.mark.slow),
+        pytest.param(ImageSFT, 1, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_step_takes_what_torch_counts_through_autograd(plans, kind, frames, checkpointing):
     compressor = {"name": "mambamia", "preset": "miniature", "query_interval": 6}
     language = {"gradient_checkpointing": checkpointing}
@@ -310,7 +319,11 @@ def test_a_mamba_language_model_is_counted_by_a_block_that_computes_the_same(pla
     assert answer.cache == 5 * cached
 
 
-@pytest.mark.parametrize("settings", [LLAMA, NEOX, MAMBA], ids=lambda s: s["model_type"])
+@pytest.mark.parametrize(
+    "settings",
+    [LLAMA, pytest.param(NEOX, marks=pytest.mark.slow), pytest.param(MAMBA, marks=pytest.mark.slow)],
+    ids=lambda s: s["model_type"],
+)
 def test_one_and_two_layers_tell_what_all_take(plans, tmp_path, settings, monkeypatch):
     path = {"path": language_folder(tmp_path, settings)}
     for checkpointing in (False, True):

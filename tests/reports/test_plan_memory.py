@@ -121,8 +121,15 @@ def saved_bytes(run, known):
     return sum(size for size, _ in found.values()), result
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize(("kind", "frames"), [(Align, 1), (VideoSFT, 6)])
+@pytest.mark.parametrize(
+    ("kind", "frames", "precision"),
+    [
+        (Align, 1, "32-true"),
+        (VideoSFT, 6, "bf16-mixed"),
+        pytest.param(Align, 1, "bf16-mixed", marks=pytest.mark.slow),
+        pytest.param(VideoSFT, 6, "32-true", marks=pytest.mark.slow),
+    ],
+)
 def test_activations_are_what_autograd_keeps(plans, kind, frames, precision):
     config = plans.stage_config(kind.__name__, batch=4, precision=precision)
     stage = real_stage(kind, config)

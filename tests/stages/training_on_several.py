@@ -7,6 +7,7 @@ alone, ``u5`` the same with no token supervised. Without a plan the batches are 
 """
 
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -220,6 +221,13 @@ def process(rank, port, settings):
 
 def serve():
     """Fork the processes of a training for every line; say their exit statuses when all have ended."""
+    for module in (
+        "numba",
+        "transformers.models.llama.modeling_llama",
+        "torch.distributed.checkpoint",
+        "tstar.ops.scan_kernels",
+    ):
+        importlib.import_module(module)  # once, not in every fork
     print("ready", flush=True)
     for line in sys.stdin:
         settings = json.loads(line)

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from tstar.cli.ablation_file import read_ablation
-from tstar.cli.recipe import stage_class
+from tstar.cli.recipe import read_recipe, stage_class
 from tstar.cli.stage_cli import check_types
+from tstar.data.conversations import get_template
 from tstar.language.backbones import BACKBONES
+from tstar.language.lora import LoraSettings
 from tstar.reports.plan import Planner
 from tstar.reports.plan_setup import Asked
 
@@ -42,6 +44,29 @@ def test_every_published_run_is_built_without_weights(path, planner):
             assert parameters(setup.parts.compressor) > 10e6
             assert setup.devices == 8
             assert setup.strategy == "fsdp"
+
+
+OVERLAYS = sorted(p for folder in ("vision", "language") for p in Path("configs", folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [p for p in OVERLAYS if p.stem != "smollm2_135m"], ids=str)
+def test_every_published_model_lies_over_a_recipe(path, planner):
+    divides_all = [("model.init_args.compressor.query_interval", "4")]  # every encoder's patches
+    recipe = read_recipe([Path("stages/align.yaml"), path], divides_all)
+    check_types(recipe)
+    (setup,) = setups(planner, recipe)
+    assert setup.parts.compressor.num_tokens(3) > 0
+
+
+def test_smollm2_lies_over_the_miniature():
+    """Its folder is made by `make smollm2`."""
+    recipe = read_recipe([Path("stages/video.yaml"), Path("configs/scale/smollm2.yaml")], [])
+    check_types(recipe)
+    for config in recipe.stages.values():
+        language = config["model"]["init_args"]["language"]
+        assert LoraSettings(**language["lora"]).rank == 16
+        assert get_template(language["template"]).answer_end == "<|im_end|>"
+        assert config["data"]["limit"] % config["data"]["batch_size"] == 0
 
 
 def test_a_published_run_is_planned_whole(planner):

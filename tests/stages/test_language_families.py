@@ -82,6 +82,7 @@ def test_a_family_goes_the_whole_way(family, make_stage, train, tmp_path, tiny_w
     assert bool((likelihoods < 0).all())
 
 
+@pytest.mark.parametrize("family", ["pythia", "qwen2", "mamba"], indirect=True)
 def test_adapters_learn_and_the_model_stays(family, make_stage, train, tmp_path, snapshot):
     language = {**family, "lora": LoraSettings(rank=4, dropout=0.0)}
     stage = make_stage(VideoSFT, language=language, lr=1e-2)

@@ -27,8 +27,8 @@ from timing import measure_together, peak_of, to_json
 from tstar.data.frame_sampling import FrameSampling, nearest_frames
 from tstar.data.images import encode_image
 from tstar.data.records import read_records
-from tstar.data.shard_index import ShardSet
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.data.stored_media import MediaReader, store_media

@@ -13,8 +13,9 @@ from tstar.data.batch import Processor, Sample
 from tstar.data.conversations import get_template
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.sample_source import SampleSource
-from tstar.data.shard_index import ShardSet, index_paths, shares
+from tstar.data.shard_index import index_paths
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet, shares
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import DataError

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tstar.data.annotations import Record
 from tstar.data.sample_source import DAMAGE
-from tstar.data.shard_index import ShardSet
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import DataError

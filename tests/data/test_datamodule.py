@@ -20,8 +20,9 @@ from tstar.data.conversations import get_template
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.plan import epoch_order
 from tstar.data.sample_source import REPLACEMENT_TRIES, SampleSource
-from tstar.data.shard_index import RawSample, ShardSet, index_paths
+from tstar.data.shard_index import RawSample, index_paths
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError

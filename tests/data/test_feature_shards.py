@@ -11,8 +11,9 @@ from tstar.cli.main import main
 from tstar.data.annotations import Record
 from tstar.data.feature_shards import encode_shards
 from tstar.data.frame_tensors import encoder_input
-from tstar.data.shard_index import ShardSet, index_paths
+from tstar.data.shard_index import index_paths
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import DataError

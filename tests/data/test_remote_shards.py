@@ -11,8 +11,8 @@ from tstar.data.annotations import Record
 from tstar.data.batch import Sample
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.remote_shards import ShardCache, UnreachableError
-from tstar.data.shard_index import ShardSet
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, upload_shards, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError

@@ -16,9 +16,10 @@ from tstar.cli.main import main
 from tstar.data.annotations import Record
 from tstar.data.quarantine import read_quarantine
 from tstar.data.shard_estimate import estimate_shards
-from tstar.data.shard_index import ShardSet, index_paths
+from tstar.data.shard_index import index_paths
 from tstar.data.shard_inspection import contact_sheet, describe_shards, verify_shards
 from tstar.data.shard_plan import plan_shards
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError

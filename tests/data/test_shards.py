@@ -21,8 +21,9 @@ from tstar.data.decoding import read_video
 from tstar.data.frame_sampling import FrameSampling
 from tstar.data.images import decode_image, encode_image, read_image
 from tstar.data.miniature.mp4 import write_mp4
-from tstar.data.shard_index import MODALITIES, ShardSet, index_paths
+from tstar.data.shard_index import MODALITIES, index_paths
 from tstar.data.shard_plan import plan_shards, sample_keys
+from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError
@@ -542,7 +543,7 @@ def test_a_set_with_open_files_can_be_pickled_and_stays_small(made):
 
 
 def test_few_files_stay_open(made, media, tmp_path, monkeypatch):
-    monkeypatch.setattr("tstar.data.shard_index.OPEN_SHARDS", 2)
+    monkeypatch.setattr("tstar.data.shard_set.OPEN_SHARDS", 2)
     shards = ShardSet([made])
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     assert everything(shards)[::-1] == [shards.read(n) for n in reversed(range(len(shards)))]

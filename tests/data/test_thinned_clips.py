@@ -7,7 +7,7 @@ import torch
 from tstar.data.batch import Sample
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.sample_source import SampleSource, evenly
-from tstar.data.shard_index import ShardSet
+from tstar.data.shard_set import ShardSet
 from tstar.errors import ConfigError
 
 

@@ -1,5 +1,6 @@
 """What tests of the plan share: settings on the miniature's parts, and a count of what torch's counter does not know."""
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,3 +82,14 @@ def plans():
     return SimpleNamespace(
         stage_config=stage_config, planned=planned, counted=counted, recurrences=recurrences, miniature=MINIATURE
     )
+
+
+@pytest.fixture(scope="session")
+def small_convnext(tmp_path_factory):
+    """A folder of an open_clip model with a small ConvNeXt, whose frames have 2 x 2 patches; without weights."""
+    folder = tmp_path_factory.mktemp("convnext")
+    vision = {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
+    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder

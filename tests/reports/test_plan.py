@@ -56,25 +56,19 @@ def test_tokens_are_what_a_compressor_gives(plans, name):
         assert row["inside"] == inside.get(name)
 
 
-@pytest.fixture(scope="module")
-def four_patches(tmp_path_factory):
-    """A folder of an open_clip model whose frames have 2 x 2 patches."""
-    folder = tmp_path_factory.mktemp("convnext")
-    vision = {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
-    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
-    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return {"model": str(folder), "pretrained": "random"}
-
-
 @pytest.mark.slow
-def test_the_settings_that_fit_a_device_are_those_of_trying_every_one(plans, four_patches, tmp_path, monkeypatch):
+def test_the_settings_that_fit_a_device_are_those_of_trying_every_one(plans, small_convnext, tmp_path, monkeypatch):
     monkeypatch.setattr(plan_settings, "FRAMES", (32, 160))
     monkeypatch.setattr(plan_settings, "STRIDES", (1, 3))
     settings = json.loads((plans.miniature / "language" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 1}))
     spec = {"name": "mambamia", "preset": "miniature", "temporal_stride": 1, "num_layers": 1}
-    config = plans.stage_config(vision=four_patches, compressor=spec, language={"path": str(tmp_path)}, batch=1)
+    config = plans.stage_config(
+        vision={"model": str(small_convnext), "pretrained": "random"},
+        compressor=spec,
+        language={"path": str(tmp_path)},
+        batch=1,
+    )
     asked = {"frames": (32,), "text_tokens": 20, "answer_tokens": 4}
     planner, setup = plans.planned(VideoSFT, config, **asked)
     assert setup.parts.encoder.grid == (2, 2)
@@ -144,7 +138,7 @@ def test_where_nothing_fits_one_sentence_says_why(plans, one_line, monkeypatch):
 def test_samples_of_shards_are_counted(tiny_world, plans):
     config = plans.stage_config(batch=4)
     config["data"]["shards"] = [str(tiny_world / "shards" / name) for name in ("image_sft", "video_sft")]
-    from tstar.data.shard_index import ShardSet
+    from tstar.data.shard_set import ShardSet
 
     shards = ShardSet(config["data"]["shards"])
     found = stage_samples(config, "UnifiedSFT", 7, None)

@@ -86,17 +86,6 @@ def test_gradients_of_a_depthwise_convolution_are_two_convolutions():
     assert meter.flops == 3 * forward
 
 
-@pytest.fixture(scope="module")
-def small_convnext(tmp_path_factory):
-    """A folder of an open_clip model with a small ConvNeXt, without weights."""
-    folder = tmp_path_factory.mktemp("convnext")
-    vision = {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
-    text = {"context_length": 8, "vocab_size": 32, "width": 16, "heads": 2, "layers": 1}
-    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    return folder
-
-
 def test_an_encoder_takes_what_torch_counts(plans, small_convnext):
     for model in (small_convnext, plans.miniature / "vision"):
         vision = {"model": str(model), "pretrained": "random", "slice_size": 2}

@@ -71,7 +71,7 @@ def leave_ranks() -> int:
 def check_files(recipe: Recipe) -> None:
     """Find out now, not after an hour, that a later stage's shards or a suite are missing."""
     from tstar.data.datamodule import CACHE_DIR, shard_cache
-    from tstar.data.shard_index import ShardSet
+    from tstar.data.shard_set import ShardSet
 
     for name, config in recipe.stages.items():
         data = config.get("data") or {}

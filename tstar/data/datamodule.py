@@ -10,7 +10,7 @@ from tstar.data.loaders import LoaderSettings, PlannedLoader, ResumableLoader
 from tstar.data.plan import Layout, Mixture
 from tstar.data.remote_shards import ShardCache
 from tstar.data.sample_source import FeatureCache, Process, SampleSource
-from tstar.data.shard_index import ShardSet
+from tstar.data.shard_set import ShardSet
 from tstar.errors import ConfigError
 from tstar.ops.cpu_threads import threads_of_waiting_ranks
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tstar.data.sample_source import DAMAGE
-from tstar.data.shard_index import FEATURES, FRAMES_OF, RawSample, ShardSet, read_manifest
+from tstar.data.shard_index import FEATURES, FRAMES_OF, RawSample, read_manifest
+from tstar.data.shard_set import ShardSet
 from tstar.data.shard_writing import claim, complete_set, describe_tars, is_whole, read_skipped, write_tar
 from tstar.data.sharding import Progress, ShardSummary
 from tstar.errors import DataError

@@ -1,6 +1,7 @@
 """Frames as the vision encoder takes them, [M, 3, S, S]: stored pixel by pixel, in memory that a whole batch shares."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -49,12 +50,16 @@ class FrameRoom:
 
 def _memory(rows: int, size: int) -> Tensor:
     shape = (rows, size, size, 3)
-    count = int(np.prod(shape))
-    if not count or get_worker_info() is None:
-        return torch.from_numpy(
-            np.empty(shape, dtype=np.uint8)
-        )  # numpy asks for huge pages, whose first touch is cheap
-    return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(count)).view(shape)
+    if not rows or get_worker_info() is None:
+        pixels = np.empty(shape, dtype=np.uint8)  # numpy asks for huge pages, whose first touch is cheap
+        return torch.from_numpy(pixels)
+    return _shared(shape, torch.uint8)
+
+
+def _shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory that a loader's worker and the trainer share."""
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(*shape)
 
 
 def encoder_input(
@@ -115,10 +120,6 @@ def end_to_end(clips: list[Tensor]) -> Tensor:
 
 def _joined(clips: list[Tensor]) -> Tensor:
     """Clips in new memory; in a loader's worker in what it shares with the trainer, which saves a copy of all."""
-    rows = sum(map(len, clips))
     if get_worker_info() is None:
         return torch.cat(clips)
-    first = clips[0]
-    size = rows * first[0].numel() * first.element_size()
-    shared = torch.empty(0, dtype=first.dtype).set_(torch.UntypedStorage._new_shared(size))
-    return torch.cat(clips, out=shared.view(rows, *first.shape[1:]))
+    return torch.cat(clips, out=_shared((sum(map(len, clips)), *clips[0].shape[1:]), clips[0].dtype))

@@ -18,7 +18,7 @@ from tstar.data.annotation_rows import Rows, find_rows, parse_row
 from tstar.data.annotations import Record, parse_record
 from tstar.data.files import write_whole
 from tstar.data.public_sets import BASE_SEED, RecordSet, SourceFile
-from tstar.data.shard_index import shares
+from tstar.data.shard_set import shares
 from tstar.errors import DataError
 
 Progress = Callable[[int, int], None]

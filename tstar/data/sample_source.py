@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from tstar.data.batch import Processor, Sample, Skipped, skipped_from
 from tstar.data.frame_tensors import FrameRoom
-from tstar.data.shard_index import ShardPart, ShardSet
+from tstar.data.shard_set import ShardPart, ShardSet
 from tstar.errors import DataError
 
 REPLACEMENT_TRIES = 100

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 from tstar.data.files import file_digest
 from tstar.data.images import decode_image
-from tstar.data.shard_index import MODALITIES, ShardSet, build_index, load_index, read_manifest
+from tstar.data.shard_index import MODALITIES, build_index, load_index, read_manifest
+from tstar.data.shard_set import ShardSet
 from tstar.errors import DataError
 
 Progress = Callable[[int, int], None]

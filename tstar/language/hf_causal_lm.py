@@ -148,7 +148,7 @@ class HFCausalLM(nn.Module):
         # no real position of a causal model sees padding on the right, and without a mask torch may take its causal kernels
         places = (
             {} if batch.positions is None else {"position_ids": batch.positions}
-        )  # which keep samples of a row apart
+        )  # they keep samples of a row apart
         hidden = self.model.base_model(inputs_embeds=batch.embeds, use_cache=False, **places)[0]  # [B, P, D]
         supervised = batch.labels[:, 1:] != IGNORE  # position t predicts t + 1
         chosen = hidden[:, :-1][supervised]  # [count, D]

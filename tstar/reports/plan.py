@@ -119,17 +119,7 @@ class Planner:
         learn = self.learn(setup, parts, batch, parts.compressor.num_tokens(frames))
         parts.let_learn(setup.kind.trains)
         pieces = held(parts, setup.strategy, setup.devices, setup.optimizer)
-        device = training_device(
-            parts,
-            pieces,
-            Activations.of(encode, compress, learn),
-            setup.strategy,
-            setup.devices,
-            setup.accumulate,
-            setup.on_cpu,
-            setup.precision.half,
-            setup.bucket_view,
-        )
+        device = self.device(setup, parts, pieces, Activations.of(encode, compress, learn))
         times = setup.devices * setup.accumulate
         flops = {
             "encode": times * encode.flops,
@@ -139,6 +129,20 @@ class Planner:
             "language_backward": times * learn.backward.flops,
         }
         return device, flops | {"total": sum(flops.values())}, pieces
+
+    def device(self, setup: Setup, parts: Parts, pieces: dict[str, Held], activations: Activations) -> Device:
+        """One device's memory in a step of a stage."""
+        return training_device(
+            parts,
+            pieces,
+            activations,
+            setup.strategy,
+            setup.devices,
+            setup.accumulate,
+            setup.on_cpu,
+            setup.precision.half,
+            setup.bucket_view,
+        )
 
     def answering(self, setup: Setup, parts: Parts, frames: int) -> tuple[dict[str, int], dict[str, int]]:
         """Memory and FLOPs of an answer about one clip on one device."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from tstar.data.public_sets import SETS
 from tstar.data.remote_shards import is_remote
-from tstar.data.shard_index import MANIFEST, ShardSet
+from tstar.data.shard_index import MANIFEST
+from tstar.data.shard_set import ShardSet
 from tstar.errors import ConfigError
 
 PUBLISHED_FRAMES = 128

@@ -20,7 +20,7 @@ from tstar.compressors import build_compressor, compressor_config
 from tstar.compressors.shell import SequenceCompressorConfig
 from tstar.errors import ConfigError
 from tstar.reports.plan import Planner, native_context
-from tstar.reports.plan_memory import Activations, Held, answering_device, held, training_device
+from tstar.reports.plan_memory import Activations, Held, answering_device, held
 from tstar.reports.plan_phases import Answering, Cost, Learning, Measured
 from tstar.reports.plan_setup import Setup
 
@@ -154,15 +154,7 @@ class Memory:
         activations = Activations.of(encode, self._training(setting), self._learn(setting.visual))
         setup.parts.let_learn(setup.kind.trains)
         pieces = self._pieces(self._spread, setting)
-        spread = (
-            setup.strategy,
-            setup.devices,
-            setup.accumulate,
-            setup.on_cpu,
-            setup.precision.half,
-            setup.bucket_view,
-        )
-        return training_device(setup.parts, pieces, activations, *spread).peak
+        return self.planner.device(setup, setup.parts, pieces, activations).peak
 
     def answering(self, setting: Setting) -> int:
         """Peak of an answer about a clip of so many frames."""

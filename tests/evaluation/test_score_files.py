@@ -35,9 +35,7 @@ def test_every_benchmark_has_a_miniature_of_its_own_format():
 def test_unknown_names_are_answered_with_a_suggestion():
     with pytest.raises(ConfigError, match="unknown benchmark 'mlvo'; did you mean 'mlvu'"):
         get_benchmark("mlvo")
-    with pytest.raises(
-        ConfigError, match=r"unknown rules 'oficial'; did you mean 'official'\? \(known: official, strict\)"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown rules 'oficial'; did you mean 'official'\?"):
         score("tempcompass", CLIPS, {}, rules="oficial")
 
 

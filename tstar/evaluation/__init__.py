@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import ConfigError, suggest
-from tstar.evaluation.base import RULES, Benchmark, Comparison, Item, ItemScore, Report
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.items import RULES, Comparison, Item, ItemScore, Report
+from tstar.evaluation.judging import JudgeReplies
 from tstar.evaluation.mlvu import MLVU
 from tstar.evaluation.tempcompass import TempCompass
 from tstar.evaluation.videomme import VideoMME
@@ -21,6 +23,7 @@ __all__ = [
     "Comparison",
     "Item",
     "ItemScore",
+    "JudgeReplies",
     "Report",
     "compare",
     "get_benchmark",
@@ -54,6 +57,7 @@ def score(
     annotations: str | Path | Sequence[Any] | Mapping[str, Any],
     responses: Any,
     rules: str = "official",
+    judge_replies: JudgeReplies | None = None,
 ) -> Report:
     """Score stored responses; no model is needed.
 
@@ -62,7 +66,8 @@ def score(
         annotations: the official file, the folder that holds the official files, or their parsed content.
         responses: a JSON Lines file of ``{"id", "response"}``, a result file in the benchmark's official layout, or the
             parsed content of either; also a plain mapping from id to response.
-        rules: ``official`` or ``strict``.
+        rules: ``official``, ``strict`` or, where that harness has the benchmark, ``lmms-eval``.
+        judge_replies: what a judge said about the responses, for benchmarks that need one.
 
     Raises:
         ConfigError: the benchmark or the rules have no such name.
@@ -70,7 +75,7 @@ def score(
     """
     suite = get_benchmark(benchmark)
     items = suite.load(annotations)
-    return suite.score(items, suite.responses(responses, items), rules)
+    return suite.score(items, suite.responses(responses, items), rules, judge_replies)
 
 
 def compare(first: Report, second: Report) -> Comparison:

@@ -1,142 +1,34 @@
-"""What every benchmark shares: items, verdicts, reports, and the walk from responses to a report.
+"""What every benchmark shares: the walk from annotations and responses to a report.
 
 A benchmark adds how its annotation files are read, its prompt, its official rule for one answer, and which cells
 (:mod:`tstar.evaluation.statistics`) make up its aggregates. Nothing here loads a model.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from tstar.errors import ConfigError, DataError, suggest
 from tstar.evaluation.extraction import UNPARSED, extract_letter
 from tstar.evaluation.files import LETTERS
-from tstar.evaluation.responses import ResponseLine, ResponseSet, load_response_source, plain_responses
-from tstar.evaluation.statistics import (
-    Cell,
-    Difference,
-    aggregate,
-    bootstrap_intervals,
-    mcnemar_exact,
-    paired_differences,
+from tstar.evaluation.items import (
+    FAILED,
+    MISSING,
+    RULES,
+    UNJUDGED,
+    Comparison,
+    Item,
+    ItemScore,
+    Report,
+    Verdict,
+    fingerprint,
 )
-
-Rules = Literal["official", "strict"]
-RULES: tuple[Rules, ...] = ("official", "strict")
-FAILED, MISSING = "failed", "missing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One question as the benchmark asks it."""
-
-    id: str
-    media: str
-    """Path of the video relative to the benchmark's folder."""
-    prompt: str
-    """Official user prompt, without the visual marker."""
-    system: str = ""
-    """Official system text; "" leaves the model its own."""
-    prefill: str = ""
-    """Text that the assistant's answer is started with; a response is what comes after it."""
-    options: tuple[str, ...]
-    """Option texts without their letters."""
-    answer: str
-    """Letter of the truth; MLVU has two items with ``@``, whose answer is none of the options."""
-    truth: str = ""
-    """The annotation's own answer text, where a scorer compares with it."""
-    categories: dict[str, str] = field(default_factory=dict)
-    cluster: str
-    """Unit of resampling: the video; for VNBench the group of four tries."""
-
-    @property
-    def chance(self) -> float:
-        """Probability that a uniform guess among the options is right: 1/options, 0 where no option is."""
-        return 1 / len(self.options) if self.answer in LETTERS[: len(self.options)] else 0.0
-
-
-@dataclass(frozen=True)
-class ItemScore:
-    """Verdict on one item, with all that the aggregates need.
-
-    ``how`` is the rule that read the answer, or one of ``unparsed`` (no letter found), ``failed`` (response was null)
-    and ``missing`` (never asked). ``counted`` is False where the official rule leaves the item out of the denominator.
-    """
-
-    id: str
-    response: str | None
-    extracted: str | None
-    how: str
-    correct: bool | float
-    answer: str
-    categories: dict[str, str]
-    cluster: str
-    chance: float
-    counted: bool = True
-
-    @property
-    def category(self) -> dict[str, str]:
-        """``categories``, under the name that prediction files use."""
-        return self.categories
-
-
-@dataclass(frozen=True)
-class Report:
-    """Scores of one response set; accuracies are fractions 0 to 1.
-
-    ``items`` has one entry an item in annotation order (an official rule that sees a repeated line has one a line);
-    ``chance`` holds what uniform guessing would give for the main values.
-    """
-
-    benchmark: str
-    rules: str
-    items: tuple[ItemScore, ...]
-    aggregate: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    chance: dict[str, float]
-    counts: dict[str, int]
-
-    def named(self, how: str) -> list[str]:
-        """Ids of the items that ended as ``how``, e.g. ``"failed"``, ``"missing"`` or ``"unparsed"``."""
-        return [item.id for item in self.items if item.how == how]
-
-    def to_json(self) -> str:
-        """The whole report as one JSON object, read back by :meth:`from_json`."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Report":
-        """A report written by :meth:`to_json`; DataError if it is not one."""
-        try:
-            data = json.loads(text)
-            items = tuple(ItemScore(**item) for item in data.pop("items"))
-            intervals = {name: (float(low), float(high)) for name, (low, high) in data.pop("intervals").items()}
-            return cls(items=items, intervals=intervals, **data)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"not a report written by Report.to_json ({error}); score the responses again") from None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a rule makes of one response: what it read, by which step, and whether that is right."""
-
-    extracted: str | None
-    how: str
-    correct: bool
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two reports on the same items: each main value's difference, and McNemar's exact test over the items."""
-
-    differences: dict[str, Difference]
-    only_first: int
-    only_second: int
-    p_value: float
+from tstar.evaluation.judging import JudgeReplies, JudgeRequest
+from tstar.evaluation.responses import ResponseLine, ResponseSet, load_response_source, plain_responses
+from tstar.evaluation.statistics import Cell, aggregate, bootstrap_intervals, mcnemar_exact, paired_differences
 
 
 class Benchmark(ABC):
@@ -156,6 +48,16 @@ class Benchmark(ABC):
     """What tables call a category's values, where the annotations' own words do not say it."""
     uncounted: ClassVar[frozenset[str]] = frozenset()
     """Outcomes that the official rule leaves out of the denominator."""
+    rule_names: ClassVar[tuple[str, ...]] = ("official", "strict")
+    """Rules that this benchmark has; ``lmms-eval`` only where that harness has the benchmark."""
+    judged: ClassVar[bool] = False
+    """Whether nothing can be scored without a judge's replies."""
+    counts: ClassVar[frozenset[str]] = frozenset()
+    """Aggregates that are numbers of items."""
+    ratings: ClassVar[frozenset[str]] = frozenset()
+    """Aggregates that are means of a judge's marks, 0 to 5; all others are fractions."""
+    published: ClassVar[Mapping[str, int]] = {}
+    """Questions of each published split."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -180,16 +82,23 @@ class Benchmark(ABC):
         own = self.official_responses(data, items, where)
         return plain_responses(data, where) if own is None else own
 
-    def score(self, items: Sequence[Item], responses: Mapping[str, str | None], rules: str = "official") -> Report:
+    def score(
+        self,
+        items: Sequence[Item],
+        responses: Mapping[str, str | None],
+        rules: str = "official",
+        replies: JudgeReplies | None = None,
+    ) -> Report:
         """Judge every item and aggregate.
 
         Args:
             items: all that should have been answered, ids unique.
             responses: by item id; None is a failure, an absent id was never asked.
-            rules: ``official`` (the published scorer with its accidents) or ``strict`` (one reader for all, whatever is
-                failed, missing or unreadable is wrong).
+            rules: ``official`` (the published scorer with its accidents), ``strict`` (one reader for all, whatever is
+                failed, missing or unreadable is wrong) or ``lmms-eval`` (that harness's scorer of the benchmark).
+            replies: what a judge said to :meth:`judge_requests`.
         """
-        check_rules(rules)
+        self.check_rules(rules)
         _no_duplicates((item.id for item in items), "items")
         known = {item.id for item in items}
         unknown = [item_id for item_id in responses if item_id not in known]
@@ -198,7 +107,8 @@ class Benchmark(ABC):
                 f"{self.name}: {len(unknown)} response ids are not in the annotations "
                 f"(first: {', '.join(unknown[:3])}); ids look like {items[0].id if items else '-'}"
             )
-        scores = tuple(entry for item in items for entry in self._judge(item, responses, rules))
+        replies = replies or JudgeReplies({})
+        scores = tuple(entry for item in items for entry in self._judge(item, responses, rules, replies))
         tables = self.cells(scores)
         counts = _count(scores)
         if isinstance(responses, ResponseSet) and responses.repeated:
@@ -211,7 +121,25 @@ class Benchmark(ABC):
             intervals=bootstrap_intervals(tables),
             chance=self.chance(items),
             counts=counts,
+            split=self.split_of(items),
+            fingerprint=fingerprint(items),
+            judge=replies.model,
         )
+
+    def judge_requests(self, items: Sequence[Item], responses: Mapping[str, str | None]) -> list[JudgeRequest]:
+        """What a judge has to be asked about these responses, in the order of the items; [] where rules alone decide."""
+        found = (self.judge_request(i, r) for i in items if (r := responses.get(i.id)) is not None)
+        return [request for request in found if request is not None]
+
+    def check_rules(self, rules: str) -> None:
+        """ConfigError unless ``rules`` is one that this benchmark has."""
+        check_rules(rules)
+        if rules not in self.rule_names:
+            raise ConfigError(f"{self.name} has no rules {rules!r}; it has {', '.join(self.rule_names)}")
+
+    def split_of(self, items: Sequence[Item]) -> str:
+        """Name of the published split that ``items`` are, told by their number; "" for any other set."""
+        return next((name for name, count in self.published.items() if count == len(items)), "")
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
         """Main values of a model that guesses uniformly, item by item and independently, and always answers."""
@@ -222,10 +150,13 @@ class Benchmark(ABC):
     def compare(self, first: Report, second: Report) -> Comparison:
         """Paired comparison, ``second - first``; DataError unless both scored the same items by the same rules."""
         last = [{item.id: item for item in report.items} for report in (first, second)]
-        if first.benchmark != second.benchmark or first.rules != second.rules or last[0].keys() != last[1].keys():
+        alike = ("benchmark", "rules", "fingerprint", "judge")
+        differ = [name for name in alike if getattr(first, name) != getattr(second, name)]
+        if differ or last[0].keys() != last[1].keys():
             raise DataError(
                 f"only reports on the same items by the same rules can be compared, got {_signature(first)} and "
                 f"{_signature(second)}, {len(last[0].keys() ^ last[1].keys())} items in one of them only"
+                + (f"; different: {', '.join(differ)}" if differ else "")
             )
         tables = [self.cells(report.items) for report in (first, second)]
         main = [{name: table[name] for name in self.main_values} for table in tables]
@@ -250,29 +181,51 @@ class Benchmark(ABC):
         """Responses in a layout of the benchmark's own scorer, None if ``data`` is in no such layout."""
         return None
 
+    def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
+        """lmms-eval's rule for one response, which is not None; for benchmarks that name it in ``rule_names``."""
+        raise NotImplementedError(f"{self.name} names the rules lmms-eval but has none")
+
+    def strict(self, item: Item, line: ResponseLine) -> Verdict:
+        """The strict rule for one response, which is not None."""
+        found = extract_letter(line.response or "", item.options)
+        return Verdict(found.letter, found.how, found.letter == item.answer)
+
+    def counts_in(self, rules: str, response: str | None, verdict: Verdict) -> bool:
+        """Whether an item with this outcome is in the denominator under ``rules``."""
+        return rules != "official" or verdict.how not in self.uncounted
+
+    def judge_request(self, item: Item, response: str) -> JudgeRequest | None:
+        """What a judge is asked about one response, None if the rules decide it alone."""
+        return None
+
+    def readable(self, reply: str) -> bool:
+        """Whether a judge's reply can be read as a verdict; one that cannot is asked for again."""
+        return True
+
     def extra_values(self, scores: Sequence[ItemScore]) -> dict[str, float]:
         """Aggregate entries that are counts rather than rates."""
         return {}
 
-    def _judge(self, item: Item, responses: Mapping[str, str | None], rules: str) -> list[ItemScore]:
+    def _judge(
+        self, item: Item, responses: Mapping[str, str | None], rules: str, replies: JudgeReplies
+    ) -> list[ItemScore]:
         if item.id not in responses:
             return [self._entry(item, None, Verdict(None, MISSING, False), rules)]
         lines = [ResponseLine(item.id, responses[item.id])]
         if isinstance(responses, ResponseSet):
             every = responses.lines(item.id)
             lines = every if rules == "official" and responses.keep_repeats else every[-1:]
+        lines = [replace(line, replies=tuple(replies.get(item.id, ()))) for line in lines] if replies else lines
         return [self._entry(item, line.response, self._verdict(item, line, rules), rules) for line in lines]
 
     def _verdict(self, item: Item, line: ResponseLine, rules: str) -> Verdict:
         if line.response is None:
             return Verdict(None, FAILED, False)
-        if rules == "official":
-            return self.official(item, line)
-        found = extract_letter(line.response, item.options)
-        return Verdict(found.letter, found.how, found.letter == item.answer)
+        rule = {"official": self.official, "strict": self.strict, "lmms-eval": self.lmms_eval}[rules]
+        return rule(item, line)
 
     def _entry(self, item: Item, response: str | None, verdict: Verdict, rules: str) -> ItemScore:
-        return _entry(item, response, verdict, counted=rules != "official" or verdict.how not in self.uncounted)
+        return _entry(item, response, verdict, counted=self.counts_in(rules, response, verdict))
 
 
 def check_rules(rules: str) -> None:
@@ -317,14 +270,16 @@ def _entry(
         cluster=item.cluster,
         chance=item.chance,
         counted=counted,
+        rating=verdict.rating,
     )
 
 
 def _count(scores: Sequence[ItemScore]) -> dict[str, int]:
-    """n items; each is answered (a letter was found), unparsed, failed (null) or missing (never asked)."""
+    """n items; each is answered (a letter was found), unparsed, failed (null), missing (never asked) or unjudged."""
     last = {item.id: item.how for item in scores}
     hows = Counter(last.values())
     apart = {how: hows[how] for how in (UNPARSED, FAILED, MISSING)}
+    apart |= {UNJUDGED: hows[UNJUDGED]} if hows[UNJUDGED] else {}
     return {"n": len(last), "answered": len(last) - sum(apart.values()), **apart}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tstar.errors import DataError
 from tstar.evaluation import get_benchmark
-from tstar.evaluation.base import Report
+from tstar.evaluation.items import Report
 from tstar.evaluation.prediction_store import BASELINES, MODES
 from tstar.evaluation.statistics import Cell, Difference, aggregate, mean_difference, mean_interval
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tstar.data.files import write_whole
 from tstar.errors import DataError
-from tstar.evaluation.base import Item, Report
+from tstar.evaluation.items import Item, Report
 
 MODE_LABELS = {
     "full": "model",

@@ -16,11 +16,13 @@ from tstar.evaluation.files import as_record, field, read_json_or_lines
 
 @dataclass(frozen=True)
 class ResponseLine:
-    """One answered line: ``response`` is None for a failure, ``judge`` a verdict some official files carry along."""
+    """One answered line: ``response`` is None for a failure, ``judge`` a verdict some official files carry along,
+    ``replies`` what a judge was heard to say about it, attempt by attempt."""
 
     id: str
     response: str | None
     judge: str | None = None
+    replies: tuple[str, ...] = ()
 
 
 class ResponseSet(Mapping[str, str | None]):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tstar.errors import ConfigError, suggest
 from tstar.evaluation import get_benchmark
-from tstar.evaluation.base import Report
 from tstar.evaluation.contrasts import Part, baseline_differences
+from tstar.evaluation.items import Report
 from tstar.evaluation.prediction_store import BASELINES, MODE_LABELS, MODES
 from tstar.evaluation.statistics import LEVEL
 

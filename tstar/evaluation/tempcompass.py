@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import FAILED, MISSING, Benchmark, Item, ItemScore, Verdict, item_cell, right_of_counted
+from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS, as_record, field, read_json
+from tstar.evaluation.items import FAILED, MISSING, Item, ItemScore, Verdict
 from tstar.evaluation.responses import ResponseLine, ResponseSet
 from tstar.evaluation.statistics import Cell
 

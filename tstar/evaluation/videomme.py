@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import FAILED, MISSING, Benchmark, Item, ItemScore, Verdict, item_cell, right_of_counted
+from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS, as_record, field, letter_of, read_json_or_lines, text_list
+from tstar.evaluation.items import FAILED, MISSING, Item, ItemScore, Verdict
 from tstar.evaluation.responses import ResponseLine, ResponseSet
 from tstar.evaluation.statistics import Cell
 
@@ -45,6 +46,8 @@ class VideoMME(Benchmark):
     in_mean = "accuracy"
     breakdown = (("duration", ""),)
     uncounted = frozenset({FAILED, MISSING, UNPARSED})
+    counts = frozenset({"answered"})
+    published = {"test": 2700}  # noqa: RUF012
 
     def read(self, annotations: Any) -> list[Item]:
         """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` table; of a folder ``test.jsonl`` or else parquet."""

@@ -1,0 +1,154 @@
+"""What is asked and what came of it: items, verdicts, reports. Plain values that no benchmark and no model is needed for."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from tstar.errors import DataError
+from tstar.evaluation.files import LETTERS
+from tstar.evaluation.statistics import Difference
+
+Rules = Literal["official", "strict", "lmms-eval"]
+RULES: tuple[Rules, ...] = ("official", "strict", "lmms-eval")
+FAILED, MISSING, UNJUDGED = "failed", "missing", "unjudged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question as the benchmark asks it."""
+
+    id: str
+    media: str
+    """Path of the video, image or folder of frames relative to the benchmark's folder; without its ending where the
+    benchmark publishes several."""
+    media_kind: Literal["video", "image", "frames"] = "video"
+    """A video file, one picture, or a folder of pictures numbered in the order of time."""
+    window: tuple[float, float] | None = None
+    """Seconds of the video that the question is about: frames are sampled from there. None is all of it."""
+    frame_rate: float | None = None
+    """Pictures a second of a folder of frames."""
+    subtitles: str = ""
+    """Path of an ``.srt`` beside the video, for protocols that show the model what is said; "" shows none."""
+    question: str = ""
+    """The annotation's own question, without options and instruction: judges are shown it, and logs are matched by it."""
+    prompt: str
+    """Official user prompt, without the visual marker."""
+    system: str = ""
+    """Official system text; "" leaves the model its own."""
+    prefill: str = ""
+    """Text that the assistant's answer is started with; a response is what comes after it."""
+    options: tuple[str, ...]
+    """Option texts without their letters; () where the answer is free text."""
+    answer: str
+    """Letter of the truth; MLVU has two items with ``@``, whose answer is none of the options. Free text where there
+    are no options."""
+    truth: str = ""
+    """The annotation's own answer text, where a scorer compares with it."""
+    categories: dict[str, str] = field(default_factory=dict)
+    cluster: str
+    """Unit of resampling: the video; for VNBench the group of four tries."""
+
+    @property
+    def chance(self) -> float:
+        """Probability that a uniform guess among the options is right: 1/options, 0 where no option is."""
+        return 1 / len(self.options) if self.answer in LETTERS[: len(self.options)] else 0.0
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """Verdict on one item, with all that the aggregates need.
+
+    ``how`` is the rule that read the answer, or one of ``unparsed`` (no letter found), ``failed`` (response was null),
+    ``missing`` (never asked) and ``unjudged`` (no readable reply of the judge that it needs). ``counted`` is False
+    where the rule leaves the item out of the denominator.
+    """
+
+    id: str
+    response: str | None
+    extracted: str | None
+    how: str
+    correct: bool | float
+    answer: str
+    categories: dict[str, str]
+    cluster: str
+    chance: float
+    counted: bool = True
+    rating: float | None = None
+    """A judge's mark, where the benchmark has one beside right and wrong."""
+
+    @property
+    def category(self) -> dict[str, str]:
+        """``categories``, under the name that prediction files use."""
+        return self.categories
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of one response set; accuracies are fractions 0 to 1.
+
+    ``items`` has one entry an item in annotation order (an official rule that sees a repeated line has one a line);
+    ``chance`` holds what uniform guessing would give for the main values.
+    """
+
+    benchmark: str
+    rules: str
+    items: tuple[ItemScore, ...]
+    aggregate: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    chance: dict[str, float]
+    counts: dict[str, int]
+    split: str = ""
+    """Published split that the questions are, e.g. ``dev``; "" for a part of one, or a set of one's own."""
+    fingerprint: str = ""
+    """Hash over ids, prompts, options and truths: reports with different ones are not about the same questions."""
+    judge: str = ""
+    """Model that judged, as the server named it; "" where nothing was judged."""
+
+    def named(self, how: str) -> list[str]:
+        """Ids of the items that ended as ``how``, e.g. ``"failed"``, ``"missing"`` or ``"unparsed"``."""
+        return [item.id for item in self.items if item.how == how]
+
+    def to_json(self) -> str:
+        """The whole report as one JSON object, read back by :meth:`from_json`."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """A report written by :meth:`to_json`; DataError if it is not one."""
+        try:
+            data = json.loads(text)
+            items = tuple(ItemScore(**item) for item in data.pop("items"))
+            intervals = {name: (float(low), float(high)) for name, (low, high) in data.pop("intervals").items()}
+            return cls(items=items, intervals=intervals, **data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"not a report written by Report.to_json ({error}); score the responses again") from None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule makes of one response: what it read, by which step, and whether that is right."""
+
+    extracted: str | None
+    how: str
+    correct: bool | float
+    rating: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports on the same items: each main value's difference, and McNemar's exact test over the items."""
+
+    differences: dict[str, Difference]
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """Hash over what is asked and what is true, whatever the order; 16 hex digits."""
+    digests = sorted(
+        hashlib.sha256(json.dumps([i.id, i.prompt, i.options, i.answer, i.truth]).encode()).hexdigest() for i in items
+    )
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

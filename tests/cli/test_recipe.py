@@ -3,6 +3,7 @@
 import pytest
 
 from tstar.cli.recipe import read_recipe
+from tstar.compressors import shared_options
 from tstar.errors import ConfigError
 
 BASE = """
@@ -74,6 +75,73 @@ def test_another_compressor_drops_the_settings_of_the_one_before_and_says_so(fil
     (warning,) = recipe.warnings
     assert "avg_pool" in warning
     assert "query_interval" in warning
+
+
+def test_options_that_both_compressors_share_stay(files):
+    own = (
+        "model: {init_args: {compressor: {gradient_checkpointing: true, segment_frames: 3, gpa_residual: write_back}}}"
+    )
+    recipe = read_recipe(files(base=BASE, own=own), [("model.init_args.compressor.name", "gpt_neox")])
+    kept = {"query_interval": 6, "gradient_checkpointing": True, "segment_frames": 3}
+    for stage in recipe.stages.values():
+        assert stage["model"]["init_args"]["compressor"] == {"name": "gpt_neox", "preset": "miniature", **kept}
+    (warning,) = recipe.warnings
+    assert "gpa_residual" in warning
+    assert "query_interval" not in warning
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared", "foreign"),
+    [
+        ("mambamia", "bi_gpt_neox", {"query_interval", "num_layers", "gradient_checkpointing"}, {"ssm", "num_heads"}),
+        ("mamba", "mambamia", {"ssm", "d_state", "temporal_stride"}, {"gpa_residual"}),
+        ("bimamba", "bimba", {"query_interval"}, {"queries"}),  # whose default is another
+        ("avg_pool", "c_abstractor", {"segment_frames"}, {"kernel"}),  # each has a kernel of its own
+        ("resampler2d", "resampler3d", {"num_layers"}, {"num_queries"}),
+    ],
+)
+def test_an_option_is_shared_where_it_means_the_same(one, other, shared, foreign):
+    for pair in ((one, other), (other, one)):
+        found = shared_options(*pair)
+        assert shared <= found
+        assert not foreign & found
+    assert shared_options(one, "unknown") == set()
+
+
+LANGUAGE = """
+model:
+  init_args:
+    language:
+      path: one
+      template: smollm2
+      dtype: bfloat16
+      pickled_weights: true
+      tokenizer: t
+      lora: {rank: 2}
+"""
+
+
+def test_another_language_model_drops_what_was_said_of_the_one_before_and_says_so(files):
+    over = "model: {init_args: {language: {path: two, template: phi3, dtype: float16}}}"
+    recipe = read_recipe(files(base=BASE, own=LANGUAGE + "      loss_reduction: square\n", over=over), [])
+    for stage in recipe.stages.values():
+        assert stage["model"]["init_args"]["language"] == {
+            "path": "two",
+            "template": "phi3",
+            "dtype": "float16",
+            "loss_reduction": "square",
+        }
+    (warning,) = recipe.warnings
+    assert "model.init_args.language: with two the settings tokenizer, pickled_weights, lora" in warning
+
+
+def test_a_language_model_in_another_place_is_the_same(files):
+    recipe = read_recipe(files(base=BASE, own=LANGUAGE), [("model.init_args.language.path", "moved")])
+    language = recipe.stages["align"]["model"]["init_args"]["language"]
+    assert language["path"] == "moved"
+    assert language["lora"] == {"rank": 2}
+    assert language["pickled_weights"]
+    assert not recipe.warnings
 
 
 def test_another_stage_class_drops_what_it_does_not_take_and_says_so(files, monkeypatch, tmp_path):

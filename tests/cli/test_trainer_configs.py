@@ -34,6 +34,51 @@ def test_an_overlay_builds_its_strategy_over_a_recipe(name, kind, workplace):
     assert checkpointing == (kind is FullySharded)
 
 
+@pytest.fixture
+def eight_gpus(monkeypatch):
+    """A machine that says it has them; nothing is put on one."""
+    for module in ("lightning.fabric.accelerators.cuda", "lightning.pytorch.accelerators.cuda"):
+        monkeypatch.setattr(f"{module}.num_cuda_devices", lambda: 8)
+
+
+PUBLISHED = {path.stem: [path] for path in sorted(Path("configs/scale").glob("paper*.yaml"))}
+PUBLISHED["paper_v100"].insert(0, Path("configs/scale/paper_3.8b.yaml"))  # it lies over one of them
+
+
+@pytest.mark.parametrize("scale", PUBLISHED)
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_every_published_scale_builds_its_trainer(scale, workplace, eight_gpus):
+    recipe = read_recipe([Path("stages/two_stage.yaml"), *PUBLISHED[scale]], [])
+    check_types(recipe)
+    small = read_recipe([Path("stages/align.yaml")], []).stages["align"]
+    trainers = [config["trainer"] for config in recipe.stages.values()]
+    for asked in (trainers[0], trainers[-1]):
+        trainer = build_stage({**small, "trainer": asked}, workplace).trainer
+        assert type(trainer.strategy) is FullySharded
+        assert (trainer.accelerator.name(), trainer.num_devices) == ("cuda", 8)
+        assert trainer.precision == asked["precision"] == ("16-mixed" if scale == "paper_v100" else "bf16-mixed")
+        plugin = trainer.strategy.precision_plugin
+        assert (plugin.scaler is not None) == (scale == "paper_v100")
+        assert plugin.autocast_context_manager().fast_dtype == getattr(
+            torch, "float16" if scale == "paper_v100" else "bfloat16"
+        )
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("16-mixed", ["trainer.precision 16-mixed", "trainer.strategy FullySharded", "GPUs", "bf16-mixed"]),
+        ("16", ["trainer.precision 16-mixed", "GPUs"]),
+        ("64-true", ["trainer.precision 64-true", "trainer.strategy FullySharded", "choose one of", "bf16-mixed"]),
+    ],
+)
+def test_a_precision_that_slices_cannot_have_is_refused_before_anything_is_built(precision, words, one_line):
+    settings = [("trainer.precision", precision), ("trainer.accelerator", "cpu")]
+    with pytest.raises(ConfigError) as caught:
+        check_types(read_recipe([Path("stages/align.yaml"), TRAINER / "fsdp.yaml"], settings))
+    one_line(caught.value, *words)
+
+
 @pytest.mark.parametrize("name", DEEPSPEED)
 def test_deepspeed_is_built_or_its_absence_said_before_anything_runs(name, workplace, capsys):
     recipe = read_recipe([Path("stages/align.yaml"), TRAINER / name], [])
@@ -70,7 +115,7 @@ def test_a_folder_of_deepspeed_is_not_gone_on_from_in_silence(workplace, one_lin
 
 
 @pytest.mark.slow
-def test_every_stage_trains_in_slices_and_the_first_process_evaluates(workplace):
+def test_every_stage_trains_in_slices_and_every_process_evaluates(workplace):
     suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
     sliced = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--model.init_args.optimizer.matrices=adam"]
     sizes = ["--data.batch_size=2", "--stages.video_sft.data.batch_size=1", suites, "--trainer.max_epochs=1"]

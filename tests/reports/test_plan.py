@@ -9,6 +9,7 @@ import torch
 
 from tstar.compressors import build_compressor
 from tstar.data.public_sets import SETS
+from tstar.data.shard_set import ShardSet
 from tstar.errors import ConfigError
 from tstar.language.lora import LoraSettings
 from tstar.reports import plan_settings
@@ -138,8 +139,6 @@ def test_where_nothing_fits_one_sentence_says_why(plans, one_line, monkeypatch):
 def test_samples_of_shards_are_counted(tiny_world, plans):
     config = plans.stage_config(batch=4)
     config["data"]["shards"] = [str(tiny_world / "shards" / name) for name in ("image_sft", "video_sft")]
-    from tstar.data.shard_set import ShardSet
-
     shards = ShardSet(config["data"]["shards"])
     found = stage_samples(config, "UnifiedSFT", 7, None)
     assert (found.count, found.frames) == (len(shards), int(shards.column("frames").max()))
@@ -149,8 +148,39 @@ def test_samples_of_shards_are_counted(tiny_world, plans):
     assert stage_samples(config, "UnifiedSFT", None, None).count == 10
     config["data"] |= {"limit": None, "weights": [2, 0.5]}
     sizes = shards.folder_sizes
-    assert stage_samples(config, "UnifiedSFT", None, None).count == 2 * sizes[0] + round(0.5 * sizes[1])
-    assert stage_samples(config, "UnifiedSFT", None, 5).frames == 5
+    weighted = stage_samples(config, "UnifiedSFT", None, None)
+    assert weighted.count == 2 * sizes[0] + round(0.5 * sizes[1])
+    frames = [int(n) for n in shards.column("frames")]
+    pictures, clips = frames[: sizes[0]], frames[sizes[0] :]
+    assert set(pictures) == {1}
+    half = sizes[1] / 2  # an epoch's half of the clips; the next has the other one
+    assert weighted.mean_frames == pytest.approx((2 * sizes[0] + half * sum(clips) / len(clips)) / weighted.count)
+    given = stage_samples(config, "UnifiedSFT", None, 5)
+    assert (given.frames, given.frames_source) == (5, "--training-frames")
+    assert given.mean_frames == pytest.approx((2 * sizes[0] + 5 * half) / weighted.count)  # pictures keep their one
+
+
+@pytest.mark.parametrize("given", [None, 40])
+def test_clips_are_planned_with_no_more_frames_than_are_used(given, tiny_world, plans):
+    config = plans.stage_config()
+    folder = tiny_world / "shards" / "video_sft"
+    stored = ShardSet([folder]).column("frames")
+    most = int(sorted(stored)[len(stored) // 2])
+    assert stored.min() < most < stored.max()
+    config["data"] |= {"shards": [str(folder)], "max_frames": most}
+    found = stage_samples(config, "VideoSFT", None, given)
+    assert (found.frames, found.frames_source) == (most, "data.max_frames")
+    used = [most if given else min(int(n), most) for n in stored]
+    assert found.mean_frames == pytest.approx(sum(used) / len(used))
+    config["data"]["max_frames"] = 500
+    assert stage_samples(config, "VideoSFT", None, given).frames == (given or int(stored.max()))
+    config["data"] |= {"shards": ["nowhere/llava_video_base"], "max_frames": 5}
+    found = stage_samples(config, "VideoSFT", None, given)
+    assert (found.frames, found.mean_frames, found.frames_source) == (5, 5, "data.max_frames")
+    config["data"]["shards"] = ["nowhere/my_own"]
+    assert stage_samples(config, "VideoSFT", None, given).frames == 5
+    config["data"]["shards"] = ["nowhere/llava_pretrain"]
+    assert stage_samples(config, "Align", None, given).frames_source == "pictures"
 
 
 def test_samples_of_public_sets_are_the_published_ones(plans):
@@ -161,7 +191,15 @@ def test_samples_of_public_sets_are_the_published_ones(plans):
     config["data"]["shards"] = ["nowhere/llava_instruct", "nowhere/llava_video_base"]
     found = stage_samples(config, "UnifiedSFT", None, None)
     assert (found.count, found.frames) == (157_712 + 131_000, 128)
-    assert steps_of(found.count, 128, {"max_epochs": 1}) == 2255  # whole batches only
+    assert found.mean_frames == pytest.approx((157_712 + 131_000 * 128) / 288_712)  # 58.6
+    config["data"]["max_frames"] = 30
+    found = stage_samples(config, "UnifiedSFT", None, None)
+    assert (found.frames, found.frames_source) == (30, "data.max_frames")
+    assert found.mean_frames == pytest.approx((157_712 + 131_000 * 30) / 288_712)
+    config["data"] |= {"max_frames": None, "weights": [2, 0.5]}
+    found = stage_samples(config, "UnifiedSFT", None, None)
+    assert (found.count, found.mean_frames) == (380_924, pytest.approx((315_424 + 65_500 * 128) / 380_924))
+    assert steps_of(157_712 + 131_000, 128, {"max_epochs": 1}) == 2255  # whole batches only
     config["data"]["shards"] = ["nowhere/my_own"]
     assert stage_samples(config, "VideoSFT", None, None).count is None
     assert stage_samples(config, "VideoSFT", 99, None).source == "--samples"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tstar.language.hf_causal_lm import LossSum
-from tstar.stages.step_loss import StepLoss
+from tstar.stages.step_loss import HeldOutLoss, StepLoss
 
 SHARDS = ("image_sft", "video_sft")
 """What plans are of."""
@@ -84,3 +84,27 @@ def test_gradients_of_a_window_are_those_of_the_mean_over_all_its_tokens(sizes):
         elif parameter.grad is not None:
             assert not parameter.grad.any()
         step.finish([parameter], len(sizes))  # no window is open: nothing happens
+
+
+@pytest.mark.parametrize("batches", [[(0, 1, 2, 3)], [(0,), (1, 2), (3,)], [(3, 0), (2, 1)]], ids=str)
+def test_the_held_out_loss_is_one_mean_over_all_batches_and_processes(batches, monkeypatch):
+    answers = [torch.tensor(losses) for losses in ([2.0, 4.0, 9.0], [1.0], [3.0, 5.0], [7.0] * 6)]
+    powers = {0: 1 / 3, 1: 1.0, 2: 1 / 2, 3: 1 / 6}  # each answer weighs 1
+
+    def taken_in():
+        held_out = HeldOutLoss()
+        for batch in batches:
+            total = torch.stack([powers[n] * answers[n].sum() for n in batch]).sum().requires_grad_()
+            held_out.add(LossSum(total, torch.tensor(float(len(batch))), sum(len(answers[n]) for n in batch)))
+        return held_out
+
+    held_out = taken_in()
+    assert float(held_out.mean(1)) == pytest.approx((5 + 1 + 4 + 7) / 4)
+    assert held_out.mean(1) is None  # forgotten
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda sums: sums.add_(torch.tensor([13.0, 1.0, 2.0])))
+    assert float(taken_in().mean(2)) == pytest.approx(
+        (17 + 13) / 5
+    )  # the other process has one answer with a loss of 13
+    nothing = HeldOutLoss()
+    nothing.add(LossSum(torch.zeros(()), torch.zeros(()), 0))
+    assert nothing.mean(1) is None

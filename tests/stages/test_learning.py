@@ -4,12 +4,15 @@ import dataclasses
 import json
 
 import pytest
+import torch
+from lightning.pytorch import Trainer
 
 from tstar.data.annotations import read_annotations
 from tstar.data.datamodule import ClipDataModule
 from tstar.data.shard_plan import plan_shards
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
+from tstar.language.splice import IGNORE, splice
 from tstar.stages import Align, AlignProjector, ImageSFT, UnifiedSFT, VideoSFT
 
 
@@ -31,6 +34,38 @@ def test_the_loss_falls(kind, shards, make_stage, train):
     losses = train(stage, shards, max_epochs=5, limit=12).losses.values
     first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
     assert last < first - (0.1 if frozen else 1.0), (first, last)
+
+
+@pytest.mark.parametrize(("reduction", "power"), [("token", 0.0), ("square", 0.5), ("answer", 1.0)])
+def test_the_held_out_loss_weighs_answers_as_training_does_whatever_the_batches(
+    reduction, power, make_stage, tiny_world
+):
+    folders = [str(tiny_world / "shards" / name) for name in ("image_sft", "video_val")]
+    stage, logged = make_stage(ImageSFT, language={"loss_reduction": reduction}), []
+    for size in (3, 28):
+        data = ClipDataModule(stage.processor(), folders, folders, batch_size=size)
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+        (metrics,) = trainer.validate(stage, datamodule=data, verbose=False)
+        logged.append(metrics["val/loss"])
+    total = weight = 0.0
+    lmm, lengths = stage.lmm.eval(), set()
+    for number in range(len(data.val_source)):
+        sample, _ = data.val_source[number]
+        with torch.no_grad():
+            visual = lmm.visual_tokens(sample.frames, [len(sample.frames)])
+            batch = splice(lmm.language.embed, [sample.input_ids], visual, [sample.labels], max_length=768)
+            scores = lmm.language.model(inputs_embeds=batch.embeds).logits[0].log_softmax(-1)  # [P, vocabulary]
+        labels, answer = batch.labels[0].tolist(), []
+        for place, label in enumerate([*labels[1:], IGNORE]):
+            if label != IGNORE:
+                answer.append(-float(scores[place, label]))
+            elif answer:
+                lengths.add(len(answer))
+                total += sum(answer) * len(answer) ** -power
+                weight += len(answer) ** (1 - power)
+                answer = []
+    assert len(lengths) > 3
+    assert logged == pytest.approx([total / weight] * 2, rel=1e-5)
 
 
 def test_eight_videos_are_learnt_by_heart(make_stage, train, tiny_world, tmp_path):

@@ -46,6 +46,24 @@ def test_muons_state_goes_on_too(stop, make_stage, train, tmp_path):
     assert differ(dict(whole.lmm.state_dict()), dict(stage.lmm.state_dict())) == []
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_a_run_whose_weights_are_cast_knows_its_frozen_parts_again(precision, make_stage, train, tmp_path):
+    whole = make_stage(Align, lr=5e-3)
+    losses = train(whole, precision=precision).losses.values
+    kinds = {p.dtype for p in whole.lmm.parameters()}
+    assert kinds == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    callbacks = stop_at(3, tmp_path)
+    begun = train(make_stage(Align, lr=5e-3), precision=precision, callbacks=callbacks)
+    stage = make_stage(Align, lr=5e-3)
+    rest = train(stage, precision=precision, ckpt=str(callbacks[-1].saved))
+    assert begun.losses.values + rest.losses.values == losses
+    assert differ(dict(whole.lmm.state_dict()), dict(stage.lmm.state_dict())) == []
+    fresh = make_stage(Align)  # as `tstar validate` has it
+    saved = load_checkpoint(callbacks[-1].saved)
+    fresh.check_frozen(saved["tstar"]["frozen"])
+    fresh.load_state_dict(saved["state_dict"])
+
+
 @pytest.fixture(scope="module")
 def straight(make_stage, train):
     """Weights, losses and samples of two epochs of 6 steps without a stop."""

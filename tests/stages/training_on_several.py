@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 
 from tstar import stages
 from tstar.cli.quiet import quiet_libraries
@@ -145,6 +146,7 @@ def train(
     signal_to=None,
     ckpt=None,
     init_seed=0,
+    half=None,
     **settings,
 ):
     """One process of a training."""
@@ -168,6 +170,7 @@ def train(
     steps, answers, folder = Steps(), Answers(answers_after), Path(folder)
     stop = GracefulStop(folder)
     signals = [Signal(*signal_to), stop] if signal_to else []
+    mixed = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", **half))] if half is not None else []
     saving = [resume_checkpoints(folder / "checkpoints", save_every)] if save_every else []
     trainer = Trainer(
         accelerator="cpu",
@@ -180,7 +183,7 @@ def train(
         enable_model_summary=False,
         gradient_clip_val=1.0,
         callbacks=[steps, answers, *signals, *saving],
-        plugins=[VerifiedCheckpointIO()],
+        plugins=[VerifiedCheckpointIO(), *mixed],
         default_root_dir=str(folder),
         **settings,
     )

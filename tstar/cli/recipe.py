@@ -15,10 +15,14 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from tstar.cli.yaml_files import Lines, load_yaml, parse_value
 from tstar.errors import ConfigError, suggest
+from tstar.evaluation.checkpoints import find_stage as stage_class
 
 COMMON = ("seed_everything", "model", "data", "trainer", "run")
 MAPPINGS = ("model", "data", "trainer", "run", "evaluation", "per_stage", "stages")
 TOP = ("name", "include", "evaluation", "per_stage", "stages", *COMMON)
+OF_A_LANGUAGE_MODEL = ("dtype", "tokenizer", "pickled_weights", "lora")
+"""Settings that go with ``language.path``. A layer that names another path and its template describes another model, and drops
+what it does not repeat of these; a path alone is the same model in another place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +194,8 @@ def _settings_layer(settings: list[tuple[str, str]], stages: list[str], lines: L
 def merge(base: dict[str, Any], over: dict[str, Any], path: str, warn: Callable[[str], None]) -> None:
     """Lay ``over`` on ``base`` in place. ``key+`` appends to a list, an empty mapping clears.
 
-    Choosing another class or compressor drops the settings of the one before, with a warning that names them.
+    Choosing another class, compressor or language model drops the settings that only the one before has, with a warning that
+    names them.
     """
     _drop_foreign(base, over, path, warn)
     for key, value in over.items():
@@ -207,13 +212,15 @@ def merge(base: dict[str, Any], over: dict[str, Any], path: str, warn: Callable[
 
 
 def _drop_foreign(base: dict[str, Any], over: dict[str, Any], path: str, warn: Callable[[str], None]) -> None:
-    if path.endswith("compressor") and "name" in over and base.get("name") not in (None, over["name"]):
-        dropped = [k for k in base if k not in ("name", "preset", *over)]
-        for key in dropped:
-            del base[key]
-        if dropped:
-            warn(f"{path}: with {over['name']} the settings {', '.join(dropped)} no longer apply and were dropped")
-    if "class_path" in over and base.get("class_path") not in (None, over["class_path"]):
+    if path.endswith("compressor") and _another(base, over, "name"):
+        from tstar.compressors import shared_options
+
+        kept = {"name", "preset", *shared_options(base["name"], over["name"]), *over}
+        _drop(base, [key for key in base if key not in kept], f"{path}: with {over['name']} the settings", warn)
+    if path.endswith("language") and _another(base, over, "path") and "template" in over:
+        foreign = [key for key in OF_A_LANGUAGE_MODEL if key in base and key not in over]
+        _drop(base, foreign, f"{path}: with {over['path']} the settings", warn)
+    if _another(base, over, "class_path"):
         known = {name for name, _ in _parameters(stage_class(over["class_path"], path))} if path == "model" else set()
         dropped = [k for k in base.get("init_args") or {} if k not in known]
         for key in dropped:
@@ -222,24 +229,15 @@ def _drop_foreign(base: dict[str, Any], over: dict[str, Any], path: str, warn: C
             warn(f"{path}: {over['class_path']} does not take {', '.join(dropped)}; dropped")
 
 
-def stage_class(class_path: Any, where: str) -> type[Any]:
-    """The stage of that name, or of that dotted import path for a stage of one's own."""
-    import importlib
+def _another(base: dict[str, Any], over: dict[str, Any], key: str) -> bool:
+    return key in over and base.get(key) not in (None, over[key])
 
-    import tstar.stages as stages
 
-    known = {n: k for n in stages.__all__ if isinstance(k := getattr(stages, n), type) and issubclass(k, stages.Stage)}
-    name = str(class_path).removeprefix("tstar.stages.")
-    if name in known:
-        return known[name]
-    module, _, attribute = str(class_path).rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"{where}: unknown stage '{class_path}'{suggest(str(class_path), known)}") from None
-    if not (isinstance(found, type) and issubclass(found, stages.Stage)):
-        raise ConfigError(f"{where}: {class_path} is not a Stage")
-    return found
+def _drop(base: dict[str, Any], keys: list[str], what: str, warn: Callable[[str], None]) -> None:
+    for key in keys:
+        del base[key]
+    if keys:
+        warn(f"{what} {', '.join(keys)} of the one before do not apply and were dropped")
 
 
 def check_keys(recipe: Recipe) -> None:
@@ -247,7 +245,7 @@ def check_keys(recipe: Recipe) -> None:
     from lightning.pytorch import Trainer
 
     from tstar.data.datamodule import ClipDataModule
-    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.evaluation.settings import EvaluationConfig
 
     _check_fields(recipe.evaluation, EvaluationConfig, "evaluation", recipe)
     benchmarks = recipe.evaluation.get("benchmarks")

@@ -193,11 +193,34 @@ def skeleton(path: str, dtype: str = "float32") -> Any:
         DataError: the architecture cannot be read.
         ConfigError: it is of no causal language model.
     """
+    return _from_architecture(path, dtype, None, "meta")
+
+
+def with_random_weights(path: str, dtype: str = "float32", attention: str | None = None, device: str = "cpu") -> Any:
+    """The model of that architecture with weights as transformers draws them, from torch's seed; errors as of :func:`skeleton`.
+
+    Args:
+        path: a folder in Hugging Face layout, or a hub name; no weights are looked for.
+        dtype: of the weights.
+        attention: implementation, as transformers names it; default its own choice.
+        device: where the weights are drawn.
+    """
+    return _from_architecture(path, dtype, attention, device)
+
+
+def _from_architecture(path: str, dtype: str, attention: str | None, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     config = architecture(path)
+    extra = {"attn_implementation": attention} if attention else {}
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+        with torch.device(device):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, dtype), trust_remote_code=False, **extra
+            )
     except ValueError as error:
+        if attention and "attention" in str(error):
+            raise ConfigError(
+                f"language.attention '{attention}' cannot be used: {' '.join(str(error).split())[:300]}"
+            ) from error
         raise ConfigError(f"language.path '{path}' is a {config.model_type}, no causal language model") from error

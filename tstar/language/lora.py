@@ -30,6 +30,12 @@ class LoraSettings:
             raise ConfigError(f"language.lora.dropout must be in [0, 1), got {self.dropout}")
 
 
+def adapters_of(language: dict[str, Any]) -> LoraSettings | None:
+    """The adapters among a language model's settings, as a recipe gives them."""
+    given = language.get("lora")
+    return LoraSettings(**{**given, "targets": tuple(given.get("targets", ()))}) if given else None
+
+
 def add_adapters(model: Any, settings: LoraSettings) -> None:
     """Put adapters into a transformers model, in place; it gives the same as before until they learn.
 

@@ -197,7 +197,7 @@ class Planner:
                 "memory": device.as_data(),
                 "parts": {name: vars(piece) for name, piece in pieces.items()},
             },
-            "notes": self._notes(setup, samples),
+            "notes": self.notes(setup, samples),
         }
 
     def _mean_flops(self, setup: Setup, samples: Samples, longest: int) -> int:
@@ -230,7 +230,8 @@ class Planner:
             found.append({**self.tokens(setup, frames), "flops": flops, "memory": memory})
         return found
 
-    def _notes(self, setup: Setup, samples: Samples) -> list[str]:
+    def notes(self, setup: Setup, samples: Samples) -> list[str]:
+        """What a reader of the plan should know, a sentence each."""
         notes = []
         if setup.devices_unknown and self.asked.devices is None:
             notes.append("trainer.devices takes all there are: one is planned for; --devices N says how many")

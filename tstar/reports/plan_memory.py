@@ -59,9 +59,14 @@ class Precision:
         return self.half if "true" in self.name or strategy.startswith("zero") else None
 
 
+def precision_name(given: Any) -> str:
+    """trainer.precision under its full name."""
+    return _ALIASES.get(str(given), str(given))
+
+
 def get_precision(given: Any) -> Precision:
     """trainer.precision as it is used."""
-    name = _ALIASES.get(str(given), str(given))
+    name = precision_name(given)
     if name not in PRECISIONS:
         raise ConfigError(f"trainer.precision '{given}' cannot be planned{suggest(name, PRECISIONS)}")
     return Precision(name)

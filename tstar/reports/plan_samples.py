@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tstar.data.public_sets import SETS
 from tstar.data.remote_shards import is_remote
 from tstar.data.shard_index import MANIFEST
-from tstar.data.shard_set import ShardSet
+from tstar.data.shard_set import ShardSet, shares
 from tstar.errors import ConfigError
 
 PUBLISHED_FRAMES = 128
@@ -44,9 +46,9 @@ class Samples:
     source: str
     """Where the number comes from, for people."""
     frames: int
-    """Frames of the longest sample."""
+    """Frames of the longest sample, as far as data.max_frames lets them be used."""
     mean_frames: float
-    """Of all samples; those without frames count too."""
+    """Of all samples of an epoch; those without frames count too. The longest, where nobody knows."""
     frames_source: str
 
 
@@ -57,40 +59,59 @@ def stage_samples(config: dict[str, Any], kind: str, given_samples: int | None, 
         config: of the stage.
         kind: name of its class.
         given_samples: number to use where the recipe's shards say nothing.
-        given_frames: frames of a clip to use in place of what the shards say; a stage of pictures keeps its one.
+        given_frames: frames of a clip to use in place of what the shards say; pictures keep their one.
     """
     data = config.get("data") or {}
     folders = [str(f) for f in data.get("shards") or []]
-    limit = data.get("limit")
     if folders and all(not is_remote(f) and (Path(f) / MANIFEST).is_file() for f in folders):
-        shards = ShardSet(folders, skip_damaged=data.get("damaged_shards") == "skip", limit=limit)
-        frames = shards.column("frames")[shards.numbers]
-        count = _taken(shards.folder_sizes, data)
-        largest, mean = int(frames.max()), float(frames.mean())
-        if given_frames is not None and largest > 1:
-            return Samples(count, "the recipe's shards", given_frames, float(given_frames), "--training-frames")
-        return Samples(count, "the recipe's shards", max(largest, 1), mean, "the recipe's shards")
+        shards = ShardSet(folders, skip_damaged=data.get("damaged_shards") == "skip", limit=data.get("limit"))
+        stored = np.split(shards.column("frames")[shards.numbers], np.cumsum(shards.folder_sizes)[:-1])
+        frames = [of if given_frames is None else np.where(of > 1, given_frames, of) for of in stored]
+        taken = _taken(shards.folder_sizes, data)
+        why = "--training-frames" if given_frames and max(map(_longest, stored)) > 1 else "the recipe's shards"
+        return _samples(sum(taken), "the recipe's shards", frames, taken, why, data)
     names = [Path(folder).name for folder in folders]
-    known = [published_samples(name) for name in names]
-    sizes = [size for size in known if size is not None]
-    pictures = all(name in PICTURES for name in names) if sizes and len(sizes) == len(names) else kind in PICTURE_STAGES
-    frames = 1 if pictures else given_frames or PUBLISHED_FRAMES
-    why = "pictures" if pictures else "--training-frames" if given_frames else "the published training"
-    if sizes and len(sizes) == len(names):
-        total = sum(sizes)
-        if limit is not None:
-            sizes = [size * min(limit, total) // total for size in sizes]
-        return Samples(_taken(sizes, data), f"published size of {', '.join(names)}", frames, float(frames), why)
-    return Samples(given_samples, "--samples" if given_samples else "not known", frames, float(frames), why)
+    sizes = [published_samples(name) for name in names]
+    pictures = [_holds_pictures(name, kind) for name in names] or [kind in PICTURE_STAGES]
+    frames = [np.array([1 if alone else given_frames or PUBLISHED_FRAMES]) for alone in pictures]
+    why = "pictures" if all(pictures) else "--training-frames" if given_frames else "the published training"
+    known = [size for size in sizes if size is not None]
+    if known and len(known) == len(names):
+        limit = data.get("limit")
+        taken = _taken(known if limit is None else shares(known, limit), data)
+        return _samples(sum(taken), f"published size of {', '.join(names)}", frames, taken, why, data)
+    longest = [max(map(_longest, frames))]  # of how many nobody knows
+    return _samples(given_samples, "--samples" if given_samples else "not known", [np.array(longest)], [1], why, data)
 
 
-def _taken(sizes: Sequence[int], data: dict[str, Any]) -> int:
-    """Samples an epoch takes of sets of these sizes."""
+def _samples(
+    count: int | None, source: str, frames: Sequence[np.ndarray], taken: Sequence[int], why: str, data: dict[str, Any]
+) -> Samples:
+    """What is trained on, from the frames of each folder's samples and how many an epoch takes of it."""
+    most = data.get("max_frames")
+    longest = max(map(_longest, frames))
+    if most is not None and longest > most:
+        longest, why, frames = most, "data.max_frames", [np.minimum(of, most) for of in frames]
+    means = [float(of.mean()) if len(of) else 0.0 for of in frames]
+    return Samples(count, source, max(longest, 1), float(np.average(means, weights=taken)), why)
+
+
+def _longest(frames: np.ndarray) -> int:
+    return int(frames.max(initial=0))
+
+
+def _holds_pictures(name: str, kind: str) -> bool:
+    """Whether a folder of that name has pictures only; one that is not of a public set, by the stage that trains on it."""
+    return name in PICTURES if published_samples(name) is not None else kind in PICTURE_STAGES
+
+
+def _taken(sizes: Sequence[int], data: dict[str, Any]) -> list[int]:
+    """Samples an epoch takes of each of some sets of these sizes."""
     if data.get("sizes"):
-        return sum(int(size) for size in data["sizes"])
+        return [int(size) for size in data["sizes"]]
     if data.get("weights"):
-        return sum(max(1, round(w * n)) for w, n in zip(data["weights"], sizes, strict=False))
-    return sum(sizes)
+        return [max(1, round(w * n)) for w, n in zip(data["weights"], sizes, strict=False)]
+    return list(sizes)
 
 
 def steps_of(samples: int | None, global_batch: int, trainer: dict[str, Any]) -> int | None:

@@ -7,7 +7,7 @@ import torch
 
 from tstar.errors import ConfigError, suggest
 from tstar.language import LanguageConfig
-from tstar.language.lora import LoraSettings
+from tstar.language.lora import LoraSettings, adapters_of
 from tstar.reports.plan_memory import STRATEGIES, Precision, get_precision, get_strategy, views_buckets
 from tstar.reports.plan_parts import Parts, Workshop
 from tstar.stages import OptimizerConfig, Stage
@@ -109,9 +109,8 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
         workshop: what builds the model.
     """
     arguments, trainer = config["model"].get("init_args") or {}, config.get("trainer") or {}
-    language = dict(arguments["language"])
-    adapters = language.pop("lora", None)
-    lora = LoraSettings(**{**adapters, "targets": tuple(adapters.get("targets", ()))}) if adapters else None
+    lora = adapters_of(arguments["language"])
+    language = {key: value for key, value in arguments["language"].items() if key != "lora"}
     precision, strategy = get_precision(trainer.get("precision")), get_strategy(asked.strategy, trainer)
     vision, spoken = VisionConfig(**arguments["vision"]), LanguageConfig(**language)
     spec = kind.compressor_settings(arguments.get("compressor") or {})

@@ -22,7 +22,7 @@ from tstar.language.blocks import compile_blocks
 from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
 from tstar.stages.fully_sharded import FullySharded, gathered, shard, whole_tensors
 from tstar.stages.optimizers import OptimizerConfig, build_optimizer
-from tstar.stages.step_loss import StepLoss
+from tstar.stages.step_loss import HeldOutLoss, StepLoss
 from tstar.stages.weights import import_part
 from tstar.vision import VisionConfig
 from tstar.vision.feature_cache import features_key
@@ -96,7 +96,7 @@ class Stage(LightningModule):
         """Supervised tokens of this process's last training batch."""
         self._frozen_digest = ""
         self._placed = False
-        self._step_loss = StepLoss()
+        self._step_loss, self._held_out = StepLoss(), HeldOutLoss()
 
     @classmethod
     def compressor_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Stage(LightningModule):
 
     @property
     def frozen_digest(self) -> str:
-        """Hash of the parts that do not learn; computed once."""
+        """Hash of the parts that do not learn, as they were loaded; computed once, before a trainer casts or slices them."""
         self._frozen_digest = self._frozen_digest or frozen_digest(self.lmm)
         return self._frozen_digest
 
@@ -142,6 +142,7 @@ class Stage(LightningModule):
         if self._placed:
             return
         self._placed = True
+        _ = self.frozen_digest  # while every tensor is whole and of the type it was loaded in
         strategy = self.trainer.strategy
         if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)) and not isinstance(strategy, FullySharded):
             raise ConfigError(
@@ -156,7 +157,6 @@ class Stage(LightningModule):
                     "model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy FullySharded keeps "
                     "slices; set it to adam, or trainer.strategy to ddp"
                 )
-            _ = self.frozen_digest  # while every tensor is whole
             shard(self.lmm, strategy.device_mesh["data_parallel"], strategy.reshard_after_forward)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -175,11 +175,15 @@ class Stage(LightningModule):
         self._step_loss.finish(self.parameters(), self.trainer.accumulate_grad_batches)
 
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
-        """Mean loss over the supervised tokens of a held-out batch; None where only benchmarks are wanted."""
-        if batch is None:
-            return
-        losses = self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels)
-        self.log("val/loss", losses.mean, batch_size=max(losses.tokens, 1), sync_dist=True)
+        """Take the supervised tokens of a held-out batch in; None where only benchmarks are wanted."""
+        if batch is not None:
+            self._held_out.add(self.lmm(batch.frames, batch.frame_counts, batch.input_ids, batch.labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss over all held-out tokens, weighed as in training."""
+        loss = self._held_out.mean(self.trainer.world_size)
+        if loss is not None:
+            self.log("val/loss", loss.float())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed every micro-batch from where it stands: nothing random has to be stored, any restart draws the same."""
@@ -311,13 +315,18 @@ class Stage(LightningModule):
 
     # answering
 
-    def generate(self, prompts: Sequence[Tensor], visual: Sequence[Tensor], *, max_new_tokens: int = 16) -> list[str]:
-        """Greedy answers to prompts, given each one's visual tokens; see :meth:`VideoLMM.generate`."""
+    def generate(
+        self, prompts: Sequence[Tensor], visual: Sequence[Tensor], *, max_new_tokens: int = 16, stop: Sequence[str] = ()
+    ) -> list[str]:
+        """Greedy answers to prompts, given each one's visual tokens; see :meth:`VideoLMM.generate`.
+
+        The template's own end mark stops an answer beside the texts in ``stop``.
+        """
         end = get_template(self.answer_template).answer_end
         with (
             torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
         ):  # every length would compile anew
-            return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end,))
+            return self.lmm.generate(prompts, visual, max_new_tokens=max_new_tokens, stop=(end, *stop))
 
 
 def check_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

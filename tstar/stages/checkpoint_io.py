@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from tstar.data.files import file_digest, write_whole
+from tstar.data.files import append_lines, file_digest, sync_folder, write_whole
 from tstar.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -175,19 +175,4 @@ def write_atomically(path: Path, text: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a text file. One that a killed run left half written stays alone and does not swallow this one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
-        end = stream.seek(0, os.SEEK_END)
-        if end:
-            stream.seek(end - 1)
-            line = line if stream.read(1) == b"\n" else f"\n{line}"
-        stream.write(f"{line}\n".encode())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_lines(path, f"{line}\n".encode())

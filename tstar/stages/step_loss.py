@@ -72,6 +72,31 @@ class StepLoss:
             torch._foreach_mul_(some, factor.to(dtype))
 
 
+class HeldOutLoss:
+    """The loss over all batches of a validation, in however many they and processes they come: each token with its weight."""
+
+    def __init__(self) -> None:
+        self._seen: list[LossSum] = []
+
+    def add(self, losses: LossSum) -> None:
+        """Take a batch in."""
+        self._seen.append(LossSum(losses.total.detach(), losses.weight, losses.tokens))
+
+    def mean(self, world: int) -> Tensor | None:
+        """The loss of what was taken in, which is then forgotten; None where nothing is supervised.
+
+        Args:
+            world: processes, each of which has to ask and has taken in as many batches.
+        """
+        if not self._seen:
+            return None
+        totals, weights, tokens = zip(*self._seen, strict=True)
+        self._seen = []
+        own = LossSum(torch.stack(totals).sum(), torch.stack(weights).sum(), sum(tokens))
+        total, weight, count = sums_of_all(own, world)
+        return total / weight if count > 0 else None
+
+
 def sums_of_all(losses: LossSum, world: int) -> tuple[Tensor, Tensor, Tensor | float]:
     """Sum of losses, sum of weights and number of tokens over all processes, without gradients; one all-reduce of three numbers."""
     total, weight = losses.total.detach(), losses.weight

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tstar.data.frame_sampling import FrameSampling, nearest_frames
-from tstar.errors import ConfigError
+from tstar.data.frame_sampling import FrameSampling, nearest_frames, segment_indices
+from tstar.errors import ConfigError, DataError
 
 
 def half_even(x: Fraction) -> int:
@@ -80,3 +80,45 @@ def test_an_impossible_rate_is_refused(fps):
         FrameSampling(fps=fps)
     with pytest.raises(ConfigError, match="max_frames must be at least 1, got 0"):
         FrameSampling(max_frames=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 16, 64])
+@pytest.mark.parametrize("first", [0, 1])
+def test_segment_middles_equal_the_published_formula_written_as_a_loop(first, count):
+    rng = np.random.default_rng(count + first)
+    for _ in range(200):
+        last, fps = int(rng.integers(first, 900)), float(rng.choice([3, 12.5, 24, 25, 29.97, 30]))
+        start = float(np.round(rng.uniform(0, last / fps), 1))
+        window = (start, start + float(rng.uniform(0, 40)))
+        begin, end = max(first, round(start * fps)), min(round(window[1] * fps), last)
+        size = (end - begin) / count
+        expected = [int(begin + size / 2 + round(size * k)) for k in range(count)]
+        if min(expected) < first or max(expected) > last:
+            with pytest.raises(DataError, match=r"no window from .* s to .* s in a video with frames"):
+                segment_indices(first, last, fps, window, count)
+        else:
+            assert segment_indices(first, last, fps, window, count).tolist() == expected
+
+
+def test_segments_round_halves_to_even_and_reach_neither_past_the_end_nor_the_window():
+    # 5 frames a segment of 2.5: offsets 0, 2.5, 5, 7.5 become 0, 2, 5, 8
+    assert segment_indices(0, 10, 1.0, None, 4).tolist() == [1, 3, 6, 9]
+    # 0.5 s and 2.5 s at one frame a second are frames 0 and 2
+    assert segment_indices(0, 99, 1.0, (0.5, 2.5), 2).tolist() == [0, 1]
+    assert segment_indices(1, 300, 3.0, (0.0, 100000.0), 3).tolist() == [50, 150, 249]
+    assert (
+        segment_indices(0, 300, 3.0, (-100000.0, 100000.0), 3).tolist()
+        == segment_indices(0, 300, 3.0, None, 3).tolist()
+    )
+    assert segment_indices(0, 2, 25.0, None, 8).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]  # fewer frames than segments
+    assert segment_indices(0, 299, 30.0, (10.0, 12.0), 2).tolist() == [299, 299]  # begins a frame too late
+
+
+def test_segments_of_nothing_are_refused():
+    with pytest.raises(DataError, match="no window from 20 s to 30 s in a video with frames 0 to 99 at 10 a second"):
+        segment_indices(0, 99, 10.0, (20.0, 30.0), 8)
+    with pytest.raises(DataError, match="no window in a video with frames 1 to 0"):
+        segment_indices(1, 0, 3.0, None, 4)
+    for fps, count in ((0.0, 4), (float("nan"), 4), (3.0, 0)):
+        with pytest.raises(ConfigError, match="segments need a count of 1 or more and an fps above 0"):
+            segment_indices(0, 9, fps, None, count)

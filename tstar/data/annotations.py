@@ -65,7 +65,7 @@ def parse_record(row: Any, where: str, *, mend: bool = False) -> Record:
     modality: Modality = kinds[0] if kinds else "text"
     media = row[modality] if kinds else ""
     if kinds:
-        _check_path(media, f"{where}: '{modality}'")
+        check_path(media, f"{where}: '{modality}'")
     turns = row.get("conversations")
     if turns is None and "blip_caption" in row:
         raise DataError(
@@ -81,7 +81,8 @@ def _mended(turns: Any) -> Any:
     return turns[first : len(turns) - (len(turns) - first) % 2]
 
 
-def _check_path(media: Any, what: str) -> None:
+def check_path(media: Any, what: str) -> None:
+    """DataError unless ``media`` is a path below a folder; ``what`` is what the error calls it."""
     if not isinstance(media, str) or not media or "\0" in media:
         raise DataError(f"{what} must be a path, found {_shown(media)}")
     if PurePosixPath(media).is_absolute() or ".." in PurePosixPath(media).parts:

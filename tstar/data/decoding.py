@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import av
 import numpy as np
 
-from tstar.data.frame_sampling import FrameSampling, nearest_frames
+from tstar.data.frame_sampling import FrameChoice, Window
 from tstar.errors import ConfigError, DataError
 
 DECORD_CODECS = frozenset({"h264", "vp9"})
@@ -81,24 +81,31 @@ class _Packets:
     """Every packet is shown, and none that follows a key frame is shown before it."""
 
 
-def read_video(path: str | Path, sampling: FrameSampling, decoder: str = "auto") -> Clip:
+def read_video(path: str | Path, sampling: FrameChoice, decoder: str = "auto", window: Window | None = None) -> Clip:
     """Decode the frames of ``path`` that ``sampling`` asks for, all in memory; arguments as those of :func:`take_frames`."""
-    taken = take_frames(path, sampling, decoder, lambda frame: frame)
+    taken = take_frames(path, sampling, decoder, lambda frame: frame, window)
     return Clip(np.stack(taken.items), taken.timestamps, taken.duration, taken.decoder)
 
 
-def take_frames(path: str | Path, sampling: FrameSampling, decoder: str, make: Callable[[np.ndarray], T]) -> Taken[T]:
+def take_frames(
+    path: str | Path,
+    sampling: FrameChoice,
+    decoder: str,
+    make: Callable[[np.ndarray], T],
+    window: Window | None = None,
+) -> Taken[T]:
     """Decode the frames of ``path`` that ``sampling`` asks for, a few at a time, and keep what is made of each.
 
     Args:
         path: a video file.
-        sampling: rate and cap.
+        sampling: which frames.
         decoder: "auto", "decord", "pyav" or "torchcodec". One by name is used on whatever it opens, also where it is known to
             be wrong.
         make: called with each frame, uint8 [height, width, 3] RGB, in order of time.
+        window: seconds of the video to look at; None is all of it.
 
     Raises:
-        DataError: the file is missing, holds no video, ends early, or cannot be decoded.
+        DataError: the file is missing, holds no video, ends early, lies outside the window, or cannot be decoded.
         ConfigError: the decoder is unknown or not installed.
     """
     path = Path(path)
@@ -111,7 +118,10 @@ def take_frames(path: str | Path, sampling: FrameSampling, decoder: str, make: C
     if decoder == "auto":
         trusted = packets.plain and packets.codec in DECORD_CODECS and packets.pixels <= DECORD_PIXELS
         names = ["decord", "pyav"] if trusted else ["pyav"]
-    chosen = nearest_frames(sampling.times(packets.duration), packets.starts)
+    try:
+        chosen = sampling.choose(packets.starts, packets.duration, window)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     times = tuple((packets.starts[chosen] - packets.starts[0]).tolist())
     different, where = np.unique(chosen, return_inverse=True)  # a rate above the video's own asks for frames twice
     refusal: Exception | None = None

@@ -32,6 +32,37 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
+def append_lines(path: Path, lines: bytes, *, durable: bool = False) -> None:
+    """Add lines at the end of a file, by one write. One that a killed process left half written stays alone and swallows none.
+
+    Args:
+        path: the file; it and its folder are made if need be.
+        lines: with the line break of the last.
+        durable: return only when they would be there after a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        if end:
+            stream.seek(end - 1)
+            lines = lines if stream.read(1) == b"\n" else b"\n" + lines
+        stream.write(lines)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+    if durable and not end:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new file in ``folder`` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep(folder: Path) -> None:
     """Delete temporary files of processes that are gone: dead ones of this machine, others' after a day."""
     host = re.sub(r"[^\w-]", "_", socket.gethostname())

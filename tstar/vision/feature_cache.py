@@ -9,6 +9,7 @@ Letters: M frames of a clip, N patch tokens of a frame, D = d_vision.
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -100,8 +101,10 @@ class FeatureCache:
                     passed += frames
                     update(passed, total)
 
-                for name, numbers, _ in missing:
-                    encoded += self._write(name, numbers, clips, count)
+                for shard in missing:
+                    with self._alone():
+                        if not self._is_whole(shard, clips):  # another run may have encoded it meanwhile
+                            encoded += self._write(shard[0], shard[1], clips, count)
         entries = [self._entry(name, numbers) for name, numbers, _ in shards]
         samples, rows, size = (sum(column) for column in zip(*map(_sizes, entries), strict=True))
         new = f"{encoded} encoded in {time.monotonic() - begun:.1f} s" if missing else "all there before"
@@ -126,6 +129,16 @@ class FeatureCache:
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                     leftover.unlink()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let other processes wait that would encode the same shards; the system ends the wait if this one dies."""
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _is_whole(self, shard: Shard, clips: Clips) -> bool:
         """Whether a shard's features can be used, to the last byte; says so where they are there and cannot."""

@@ -1,20 +1,25 @@
 """Suites inside a run: what is logged during training and at the end."""
 
 import json
+import shutil
 import signal
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.utils.data import DataLoader
 
 from tstar.cli.quiet import quiet_libraries
 from tstar.data.datamodule import ClipDataModule
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, DataError
 from tstar.evaluation import Report, get_benchmark
 from tstar.evaluation.callbacks import BenchmarkEvaluation, stopping_at_once
-from tstar.evaluation.runner import EvaluationConfig
+from tstar.evaluation.runner import SuiteRunner
+from tstar.evaluation.settings import EvaluationConfig
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
 from tstar.stages.metrics_log import MetricsLog, read_metrics
@@ -37,7 +42,7 @@ def stage(miniature_parts):
 @pytest.fixture
 def config(tiny_world):
     suites = {name: str(tiny_world / "benchmarks" / name) for name in SUITES}
-    return EvaluationConfig(benchmarks=suites, fps=1, max_frames=2, max_new_tokens=1, validation_items=5)
+    return EvaluationConfig(benchmarks=suites, fps=1, max_frames=2, max_new_tokens=1, validation_items=5, workers=0)
 
 
 def trainer_with(callback, folder, **settings):
@@ -90,7 +95,7 @@ def test_answers_that_a_killed_run_left_at_this_step_are_not_believed(stage, con
     path = tmp_path / "validation" / "step=2" / "mini-mlvu" / "full.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, "response": "of other weights"}) + "\n" for row in rows))
-    callback._run(stage, 2, 5)
+    callback._run(stage, 2)
     assert "of other weights" not in path.read_text()
 
 
@@ -135,6 +140,49 @@ def test_a_trial_takes_some_questions_of_a_complete_run(stage, config, tmp_path)
     trainer_with(callback, tmp_path).validate(stage, dataloaders=DataLoader([None], batch_size=None), verbose=False)
     assert [list(modes) for modes in callback.reports.values()] == [["full"], ["full"]]
     assert len(callback.reports["mini-mlvu"]["full"].items) == 2
+
+
+def test_what_has_no_answer_is_in_the_report_with_its_reason(stage, config, tmp_path):
+    suite = tmp_path / "suite"
+    shutil.copytree(config.benchmarks["mini-mlvu"], suite)
+    items = get_benchmark("mini-mlvu").load(suite)
+    broken, gone = items[0].media, next(i.media for i in items if i.media != items[0].media)
+    (suite / broken).write_bytes(b"no video")
+    (suite / gone).unlink()
+    one = replace(config, benchmarks={"mini-mlvu": str(suite)}, baselines=["blind"], missing_media="score_rest")
+    callback = BenchmarkEvaluation(one, tmp_path, model="abc", complete=True)
+    trainer_with(callback, tmp_path).validate(stage, dataloaders=DataLoader([None], batch_size=None), verbose=False)
+    found = Report.from_json((tmp_path / "eval" / "mini-mlvu.full.json").read_text())
+    assert found.reasons.keys() == {i.id for i in items if i.media in (broken, gone)}
+    for item in items:
+        if item.media == broken:
+            assert str(suite / broken) in found.reasons[item.id]
+        if item.media == gone:
+            assert found.reasons[item.id] == f"{gone} is not in {suite}"
+    blind = Report.from_json((tmp_path / "eval" / "mini-mlvu.blind.json").read_text())
+    assert blind.reasons.keys() == {i.id for i in items if i.media == gone}
+
+
+def test_missing_media_of_a_later_suite_stop_everything_before_anything_is_asked(stage, config, tmp_path, monkeypatch):
+    suite = tmp_path / "suite"
+    shutil.copytree(config.benchmarks["mini-tempcompass"], suite)
+    next(suite.rglob("*.mp4")).unlink()
+    config.benchmarks["mini-tempcompass"] = str(suite)
+    monkeypatch.setattr(SuiteRunner, "ask", lambda *_: pytest.fail("something was asked"))
+    callback = BenchmarkEvaluation(config, tmp_path, model="abc", complete=True)
+    with pytest.raises(DataError, match="mini-tempcompass: the media of"):
+        callback._run(stage, 0)
+
+
+def test_slices_of_parameters_that_cannot_be_gathered_are_refused(stage, config, tmp_path, one_line):
+    trainer = SimpleNamespace(strategy=DeepSpeedStrategy.__new__(DeepSpeedStrategy))
+    trainer.strategy.config = {"zero_optimization": {"stage": 3}}
+    with pytest.raises(ConfigError) as caught:
+        BenchmarkEvaluation(config, tmp_path).setup(trainer, stage, "fit")
+    one_line(caught.value, "evaluation.validation_items", "ZeRO-3", "fsdp.yaml")
+    BenchmarkEvaluation(replace(config, validation_items=0), tmp_path).setup(trainer, stage, "fit")
+    trainer.strategy.config = {"zero_optimization": {"stage": 2}}
+    BenchmarkEvaluation(config, tmp_path).setup(trainer, stage, "fit")
 
 
 def test_a_foreign_module_is_refused(config, tmp_path, one_line):

@@ -1,12 +1,14 @@
 """The comparison table: rows, columns, mean, and that a miniature says so."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
 from tstar.errors import ConfigError
 from tstar.evaluation import score
-from tstar.evaluation.table import comparison_table
+from tstar.evaluation.table import by_reason, comparison_table, not_answered, not_answered_lines
+from tstar.reports.run_report import write_report
 
 
 def clips():
@@ -106,3 +108,54 @@ def test_unknown_suites_modes_and_swapped_reports_are_refused():
         comparison_table({"mini-tempcompass": {"full": report}})
     with pytest.raises(ConfigError, match="at least one suite"):
         comparison_table({})
+
+
+def unanswered():
+    """Of eight questions two failed, of one video, two were never asked, and two of the others are right."""
+    ids = [f"multi-choice:{n}:speed:0" for n in range(8)]
+    answers = dict.fromkeys(ids[:4], "B") | {ids[0]: "A", ids[1]: "A"} | dict.fromkeys(ids[4:6])
+    reasons = dict.fromkeys(ids[4:6], "cannot decode v.mp4") | {i: f"{i[13]}.mp4 is not in suite" for i in ids[6:]}
+    full = replace(score("tempcompass", clips(), answers), reasons=reasons)
+    blind = replace(tempcompass("tempcompass", 3), reasons={ids[6]: "6.mp4 is not in suite", ids[0]: "crashed"})
+    return {"tempcompass": {"full": full, "blind": blind}}
+
+
+def test_what_has_no_answer_is_counted_named_and_weighed():
+    notes = comparison_table(unanswered()).notes
+    (line,) = [note for note in notes if "questions 2 failed" in note]
+    assert "of 8 questions 2 failed, for their media cannot be read and 2 were never asked" in line
+    assert "cannot decode v.mp4 (multi-choice:4:speed:0, multi-choice:5:speed:0)" in line
+    assert line.endswith("; and 1 more reasons")
+    assert "tempcompass: of the 6 questions that were asked: tempcompass 33.3" in [
+        note.replace("multi-choice/avg", "tempcompass") for note in notes
+    ]
+    assert not any("failed, for" in note for note in comparison_table(miniature()).notes)
+
+
+def test_every_question_without_an_answer_is_listed_with_its_reason():
+    found = not_answered(unanswered())
+    assert found == {
+        "tempcompass": {
+            "multi-choice:4:speed:0": "cannot decode v.mp4",
+            "multi-choice:5:speed:0": "cannot decode v.mp4",
+            "multi-choice:6:speed:0": "6.mp4 is not in suite",
+            "multi-choice:7:speed:0": "7.mp4 is not in suite",
+            "multi-choice:0:speed:0": "crashed (blind (question only) only)",
+        }
+    }
+    assert by_reason(found["tempcompass"])["cannot decode v.mp4"] == [
+        "multi-choice:4:speed:0",
+        "multi-choice:5:speed:0",
+    ]
+    assert not_answered(miniature()) == {}
+    assert not_answered_lines(miniature()) == []
+
+
+def test_the_page_lists_what_has_no_answer(tmp_path):
+    path, _ = write_report(tmp_path, "", unanswered(), checkpoint="x.ckpt", sampling="4 frames")
+    text = path.read_text()
+    assert "**Not answered**" in text
+    assert "- tempcompass: cannot decode v.mp4: multi-choice:4:speed:0, multi-choice:5:speed:0\n" in text
+    assert "- tempcompass: 7.mp4 is not in suite: multi-choice:7:speed:0\n" in text
+    path, _ = write_report(tmp_path, "", miniature(), checkpoint="x.ckpt", sampling="4 frames")
+    assert "Not answered" not in path.read_text()

@@ -35,6 +35,7 @@ def test_an_item_has_the_official_prompt_system_text_and_prefill(tmp_path):
     assert item.system.startswith("Carefully watch this video and pay attention to every detail. Based on your")
     assert item.prefill == "Best Option: ("
     assert item.categories == {"task": "count"}
+    assert item.question == "How many times does a kite appear?"
     assert get_benchmark("mlvu").load(tmp_path / "json" / "4_count.json")[1] == item
 
 
@@ -115,3 +116,105 @@ def test_bad_input_is_named(tmp_path):
     path.write_text('[{"video": "a.mp4",\n "question"')
     with pytest.raises(DataError, match=r"4_count\.json: broken JSON at line 2"):
         get_benchmark("mlvu").load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("C) because", "C"),
+        ("C.", "C"),
+        (" C", "C"),
+        ("The answer is C", "C"),
+        ("C because", "C"),
+        ("c", None),
+        ("2", None),
+        ("<think>Not A.</think>C", "C"),
+        ("A dog flies it", "A"),
+        ("E) none", None),
+    ],
+)
+def test_lmms_eval_reads_letters_wherever_they_stand(response, letter):
+    report = score("mlvu", {"4_count": [record()]}, {"4_count:0": response}, rules="lmms-eval")
+    assert report.items[0].extracted == letter
+    assert report.aggregate["m_avg"] == float(letter == "C")
+    assert report.counts["unparsed"] == (letter is None)
+
+
+def of_test_set(number=0, kind="sportsQA", **changes):
+    letters = {"sportsQA": "SQA", "count": "AC", "order": "AO"}.get(kind, kind)
+    candidates = ["a goal", "a foul", "a corner", "a throw", "a save", "a card"]
+    row = record(f"test_{kind}_{number}.mp4", "a save", kind, question="What comes last?", candidates=candidates)
+    return row | {"question_id": f"{letters}_{number}"} | changes
+
+
+def test_the_test_set_is_one_list_of_six_options_with_ids_of_its_own(tmp_path):
+    numbers = of_test_set(3, "count", candidates=[1, 2, 3, 4, 5, 6], answer=5)
+    rows = [of_test_set(), of_test_set(1, "order", candidates=["x", "y", "z", "w"], answer="w"), numbers]
+    (tmp_path / "test-ground-truth").mkdir()
+    (tmp_path / "test_multi_choice_tasks.json").write_text("[]")
+    (tmp_path / "test-ground-truth" / "test_ssc_gt.json").write_text("[]")
+    (tmp_path / "test-ground-truth" / "test_mcq_gt.json").write_text(json.dumps(rows))
+    items = get_benchmark("mlvu").load(tmp_path)
+    assert [item.id for item in items] == ["SQA_0", "AO_1", "AC_3"]
+    assert [item.answer for item in items] == ["E", "D", "E"]
+    assert [item.categories["task"] for item in items] == ["sportsQA", "order", "count"]
+    assert items[0].media == "MLVU_Test/video/test_sportsQA_0.mp4"
+    assert items[0].prompt == (
+        "Question: What comes last?\nOptions:\n(A) a goal\n(B) a foul\n(C) a corner\n(D) a throw\n(E) a save\n(F) a card\n"
+        "Only give the best option."
+    )
+    assert items[2].options == ("1", "2", "3", "4", "5", "6")
+    assert items[0].prefill == "Best Option: ("
+    assert get_benchmark("mlvu").load(tmp_path / "test-ground-truth") == items
+    assert get_benchmark("mlvu").load(rows) == items
+    assert get_benchmark("mlvu").load({"test_mcq_gt": rows}) == items
+
+
+def test_strict_reads_six_letters_and_lmms_eval_four():
+    rows = [of_test_set(), of_test_set(1, answer="a foul")]
+    answers = {"SQA_0": "E)", "SQA_1": "B)"}
+    rates = {rules: score("mlvu", rows, answers, rules).aggregate for rules in ("official", "strict", "lmms-eval")}
+    assert rates["official"]["m_avg"] == rates["strict"]["sportsQA"] == 1.0
+    assert rates["lmms-eval"]["m_avg"] == 0.5
+    assert score("mlvu", rows, answers, "lmms-eval").items[0].how == "unparsed"
+
+
+def test_what_the_test_set_s_server_takes_is_read():
+    lines = [
+        {"question_id": f"SQA_{n}", "question_type": "sportsQA", "option": said} for n, said in enumerate(["E", None])
+    ]
+    report = score("mlvu", [of_test_set(), of_test_set(1)], lines)
+    assert [item.correct for item in report.items] == [True, False]
+    assert report.counts == {"n": 2, "answered": 1, "unparsed": 0, "failed": 1, "missing": 0}
+
+
+def test_the_two_sets_are_told_apart_and_refused_together():
+    suite = get_benchmark("mlvu")
+    counts = {"1_plotQA": 539, "2_needle": 355, "3_ego": 352, "4_count": 206, "5_order": 259}
+    counts |= {"6_anomaly_reco": 200, "7_topic_reasoning": 264}
+    dev = {stem: [record(kind=stem[2:])] * count for stem, count in counts.items()}
+    assert suite.published == {"dev": 2175, "test": 502}
+    assert suite.split_of(suite.load(dev)) == "dev"
+    assert score("mlvu", dev, {}).split == "dev"
+    assert suite.split_of(suite.load(dev | {"4_count": [record()] * 205})) == ""
+    # as the ids of the authors' example of a result file count them
+    tested = {"plotQA": 50, "needleQA": 60, "ego": 53, "count": 60, "order": 70, "anomaly_reco": 39}
+    tested |= {"topic_reasoning": 91, "sportsQA": 36, "tutorialQA": 43}
+    rows = [of_test_set(number, kind) for kind, count in tested.items() for number in range(count)]
+    assert suite.split_of(suite.load(rows)) == "test"
+    assert suite.split_of(suite.load(rows[:-1])) == ""
+    with pytest.raises(
+        DataError, match=r"development and test set are scored apart.*4_count, row 0.*test_mcq_gt, row 0"
+    ):
+        suite.load({"4_count": [record()], "test_mcq_gt": [of_test_set()]})
+    with pytest.raises(DataError, match="scored apart"):
+        suite.load([record(), record(kind="tutorialQA")])
+    with pytest.raises(DataError, match="scored apart"):
+        suite.load({"4_count": [record(), record(candidates=["1", "2", "3", "4", "5", "6"])]})
+
+
+def test_questions_of_the_test_set_without_answers_are_named():
+    row = of_test_set()
+    del row["answer"]
+    with pytest.raises(DataError, match=r"row 0: field 'answer' is missing; test-ground-truth/test_mcq_gt\.json holds"):
+        get_benchmark("mlvu").load([row])

@@ -1,11 +1,12 @@
 """The prediction store: resumes by its whole key, survives a killed writer, and takes verdicts whole or not at all."""
 
 import json
+import os
 
 import pytest
 
 from tstar.evaluation import get_benchmark, score
-from tstar.evaluation.prediction_store import FIELDS, PredictionStore, prompt_sha, write_scored
+from tstar.evaluation.prediction_store import FIELDS, PredictionStore, prompt_sha, with_verdicts
 
 
 def row(item_id="4_count:0", response="C)", **changes):
@@ -84,6 +85,76 @@ def test_odd_text_comes_back_as_it_was(tmp_path):
     assert PredictionStore(store.path).rows()[0]["response"] == odd
 
 
+def test_rows_are_written_together_and_synced_before_anything_else_happens(tmp_path, monkeypatch):
+    store, done = PredictionStore(tmp_path / "x.jsonl"), []
+    sync = os.fsync
+
+    def synced(descriptor):
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    store.extend([row(f"4_count:{n}") for n in range(5)])
+    assert done == [str(store.path), str(tmp_path)]  # its lines, then its name
+    store.extend([row("4_count:5")])
+    assert done[2:] == [str(store.path)]
+    assert [entry["id"] for entry in PredictionStore(store.path).rows()] == [f"4_count:{n}" for n in range(6)]
+
+
+def test_a_failure_does_not_take_the_place_of_an_answer(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    for response, error in ((None, "gone"), ("A)", None), (None, "gone again")):
+        store.append(row(response=response, error=error))
+    for opened in (store, PredictionStore(store.path)):
+        assert opened.get("4_count:0", **KEY)["response"] == "A)"
+        assert opened.repeated == 2
+
+
+def test_processes_write_a_file_each_read_all_and_are_joined(tmp_path):
+    path = tmp_path / "full.jsonl"
+    PredictionStore(path).append(row("4_count:0", "A)"))
+    stores = [PredictionStore(path, process) for process in range(3)]
+    for process, store in enumerate(stores):
+        store.append(row(f"4_count:{process}", f"{'ABC'[process]})"))
+    names = ["full.jsonl", "full.rank0.jsonl", "full.rank1.jsonl", "full.rank2.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    PredictionStore(tmp_path / "blind.jsonl", 1).append(row("4_count:9", mode="blind"))  # another mode's stays
+    for process in (None, 0, 7):  # whatever the number of processes is now
+        found = PredictionStore(path, process)
+        assert [(r["id"], r["response"]) for r in found.rows()] == [(f"4_count:{k}", f"{'ABC'[k]})") for k in range(3)]
+    found.rewrite(found.rows())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blind.rank1.jsonl", "full.jsonl"]
+    assert [r["id"] for r in PredictionStore(path).rows()] == ["4_count:0", "4_count:1", "4_count:2"]
+
+
+def test_a_kill_while_files_are_joined_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "full.jsonl"
+    PredictionStore(path, 0).append(row("4_count:0"))
+    PredictionStore(path, 1).append(row("4_count:1"))
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    store = PredictionStore(path)
+    monkeypatch.setattr(type(path), "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.rewrite(store.rows())
+    monkeypatch.undo()
+    again = PredictionStore(path)
+    assert [r["id"] for r in again.rows()] == ["4_count:0", "4_count:1"]
+    again.rewrite(again.rows())
+    assert [p.name for p in tmp_path.iterdir()] == ["full.jsonl"]
+
+
+def test_all_rows_of_a_question_are_found_by_its_id(tmp_path):
+    store = PredictionStore(tmp_path / "x.jsonl")
+    for mode in ("full", "blind"):
+        store.append(row(mode=mode))
+    store.append(row("4_count:1"))
+    assert [r["mode"] for r in store.of_item("4_count:0")] == ["full", "blind"]
+    assert store.of_item("none") == []
+
+
 def test_rows_without_a_key_or_with_an_unknown_mode_are_a_bug(tmp_path):
     store = PredictionStore(tmp_path / "x.jsonl")
     with pytest.raises(AssertionError, match="a prediction needs"):
@@ -104,7 +175,7 @@ def test_verdicts_are_filled_in_where_item_and_response_agree(tmp_path):
     store.append(row("4_count:1", response=None, error="cannot decode v.mp4"))
     store.append(row(mode="blind", response="A)"))
     report = score("mini-mlvu", annotations(), {"4_count:0": "C)", "4_count:1": None})
-    write_scored(store.path, report, store.rows())
+    store.rewrite(with_verdicts(report, store.rows()))
     scored = PredictionStore(store.path).rows()
     assert [(r["extracted"], r["how"], r["correct"]) for r in scored] == [
         ("C", "bracket", True),
@@ -114,7 +185,7 @@ def test_verdicts_are_filled_in_where_item_and_response_agree(tmp_path):
     assert scored[0]["category"] == {"task": "count"}
     assert scored[0]["seconds"] == {"total": 0.5}
     blind = score("mini-mlvu", annotations(), {"4_count:0": "A)"})
-    write_scored(store.path, blind, scored)
+    store.rewrite(with_verdicts(blind, scored))
     assert [r["correct"] for r in PredictionStore(store.path).rows()] == [True, False, False]
     assert list(tmp_path.iterdir()) == [store.path]
 
@@ -123,14 +194,13 @@ def test_a_failed_rewrite_leaves_the_file_as_it_was(tmp_path):
     store = PredictionStore(tmp_path / "x.jsonl")
     store.append(row())
     before = store.path.read_bytes()
-    report = score("mlvu", annotations(), {})
 
     def rows():
         yield row()
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_scored(store.path, report, rows())
+        store.rewrite(rows())
     assert store.path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [store.path]
 
@@ -151,3 +221,7 @@ def test_the_prompt_hash_changes_with_every_text_the_model_is_given():
     changed = [item.__class__(**(vars(item) | {name: "other"})) for name in ("system", "prompt", "prefill")]
     assert len({prompt_sha(other) for other in [item, *changed]}) == 4
     assert prompt_sha(item.__class__(**(vars(item) | {"id": "other"}))) == prompt_sha(item)
+    assert prompt_sha(item, item.prompt) == prompt_sha(item) == "9367e4605fd563b8"  # stored answers are found by it
+    assert prompt_sha(item, "with subtitles") == prompt_sha(
+        changed[1].__class__(**(vars(item) | {"prompt": "with subtitles"}))
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from tstar.errors import DataError
 from tstar.evaluation import get_benchmark, score
+from tstar.evaluation.statistics import wilson_interval
 
 
 def record(number=417, question=2, **changes):
@@ -30,6 +31,7 @@ def test_an_item_has_the_official_prompt(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(record()) + "\n\n" + json.dumps(record(418)) + "\n")
     item = get_benchmark("videomme").load(tmp_path)[0]
     assert (item.id, item.media, item.answer, item.cluster) == ("417-2", "data/abc417.mp4", "B", "417")
+    assert (item.question, item.subtitles) == ("How many eggs are used?", "")
     assert item.options == ("Two.", "Three.", "Four.", "Six.")
     assert item.prompt == (
         "Select the best answer to the following multiple-choice question based on the video. "
@@ -81,7 +83,7 @@ def test_nothing_answered_is_zero_and_not_a_crash():
     report = score("videomme", [record()], {})
     assert report.aggregate["accuracy"] == 0.0
     assert "accuracy" not in report.intervals
-    assert report.intervals["accuracy_all"] == (0.0, 0.0)
+    assert report.intervals["accuracy_all"] == wilson_interval(0.0, 1)  # one video
 
 
 def test_category_accuracies_equal_a_plain_loop():
@@ -158,3 +160,75 @@ def test_parquet_is_read_or_its_remedy_told(tmp_path):
         return
     pq.write_table(pa.Table.from_pylist([record()]), path)
     assert get_benchmark("videomme").load(tmp_path)[0].options[1] == "Three."
+
+
+def test_a_video_is_named_with_the_ending_that_it_has(tmp_path):
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(record(number)) + "\n" for number in (1, 2, 3)))
+    (tmp_path / "data").mkdir()
+    for name in ("abc1.MP4", "abc2.mkv"):
+        (tmp_path / "data" / name).touch()
+    items = get_benchmark("videomme").load(tmp_path)
+    assert [item.media for item in items] == ["data/abc1.MP4", "data/abc2.mkv", "data/abc3.mp4"]
+    assert [item.media for item in get_benchmark("videomme").load(tmp_path / "test.jsonl")] == [i.media for i in items]
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("B", "B"),
+        ("Based on the video, C", "C"),
+        ("As shown, D", "D"),
+        ("Best answer: C", "C"),
+        ("the answer is b", None),
+        ("", None),
+        ("<think>A? No.</think>\n\nB.", "B"),
+        ("<think>(A)</think>the second", None),  # the harness removes thoughts before it scores
+        ("(A) it seems</think> the second", None),  # also one whose beginning the prompt wrote
+    ],
+)
+def test_lmms_eval_reads_with_its_own_reader_and_counts_the_unread_as_wrong(response, letter):
+    report = score("videomme", [record(), record(418)], {"417-2": response, "418-2": "B"}, rules="lmms-eval")
+    assert report.items[0].extracted == letter
+    assert report.items[0].response == response
+    assert report.aggregate["accuracy"] == report.aggregate["accuracy_all"] == (1.0 if letter == "B" else 0.5)
+    assert report.counts["unparsed"] == (letter is None)
+
+
+SRT = "1\n00:00:00,000 --> 00:00:05,000\nFirst, the flour.\n\n2\n00:00:05,000 --> 00:00:09,000\nNow three eggs.\n"
+
+
+def test_with_subtitles_the_prompt_opens_with_what_is_said_at_the_frames(tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps(record()) + "\n" + json.dumps(record(418)) + "\n")
+    (tmp_path / "subtitle").mkdir()
+    (tmp_path / "subtitle" / "abc417.srt").write_text(SRT)
+    suite = get_benchmark("videomme_subtitles")
+    item, without = suite.load(tmp_path)
+    assert (item.subtitles, without.subtitles) == ("subtitle/abc417.srt", "")
+    assert get_benchmark("videomme").load(tmp_path)[0].subtitles == ""
+    rest = "How many eggs are used?\nA. Two.\nB. Three.\nC. Four.\nD. Six.\nThe best answer is:"
+    head = "Select the best answer to the following multiple-choice question based on the video"
+    tail = ". Respond with only the letter (A, B, C, or D) of the correct option.\n"
+    listed = "This video's subtitles are listed below:\n"
+    both = f"{listed}First, the flour.\nNow three eggs.\n{head} and the subtitles{tail}{rest}"
+    assert suite.prompt_for(item, tmp_path, [0.0, 4.0, 7.5]) == both
+    assert suite.prompt_for(item, tmp_path, [6.0]) == f"{listed}Now three eggs.\n{head} and the subtitles{tail}{rest}"
+    assert suite.prompt_for(item, tmp_path, [60.0]) == f"{head}{tail}{rest}"  # nothing is said then
+    assert suite.prompt_for(without, tmp_path, [0.0]) == without.prompt == f"{head}{tail}{rest}"
+    assert get_benchmark("videomme").prompt_for(item, tmp_path, [0.0]) == f"{head}{tail}{rest}"
+    (tmp_path / "subtitle" / "abc417.srt").write_text("nothing of the kind")
+    with pytest.raises(DataError, match=r"abc417\.srt, line 1: not an \.srt file"):
+        suite.prompt_for(item, tmp_path, [0.0])
+
+
+def test_with_subtitles_answers_are_scored_as_without():
+    for rules in ("official", "strict", "lmms-eval"):
+        reports = [score(name, [record()], {"417-2": "B."}, rules) for name in ("videomme", "videomme_subtitles")]
+        assert reports[0].aggregate == reports[1].aggregate
+        assert [report.benchmark for report in reports] == ["videomme", "videomme_subtitles"]
+
+
+def test_the_complete_set_is_known_by_its_number():
+    suite = get_benchmark("videomme")
+    items = suite.load([record(number, question) for number in range(1, 901) for question in (1, 2, 3)])
+    assert suite.split_of(items) == "test"
+    assert suite.split_of(items[:-1]) == ""

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tstar.errors import DataError
+from tstar.errors import ConfigError, DataError
 from tstar.evaluation import get_benchmark, score
 from tstar.evaluation.vnbench import haystack_of
 
@@ -54,6 +54,7 @@ def official_lines(rows, **changes):
 def test_an_item_has_the_official_id_prompt_and_place():
     (item,) = get_benchmark("vnbench").load([record(attempt=2)])
     assert item.id == "video0042_ord_insert1_2"
+    assert item.question == "What is the order of fruits appearing in the video?"
     assert item.media == "VNBench/video0042_ord_insert1.mp4"
     assert item.prompt == (
         "What is the order of fruits appearing in the video?\nA. lemon\nB. peach\nC. mango\nD. pear\n"
@@ -279,3 +280,12 @@ def test_a_repeated_question_and_a_missing_field_are_named():
     del row["video"]
     with pytest.raises(DataError, match="row 0: field 'video' is missing"):
         get_benchmark("vnbench").load([row])
+
+
+def test_the_complete_set_is_known_by_its_number_and_lmms_eval_has_no_rules_for_it():
+    suite = get_benchmark("vnbench")
+    rows = [row for kind in TYPES for haystack in range(150) for row in group(haystack=f"v_{haystack}", kind=kind)]
+    assert suite.split_of(suite.load(rows)) == "main"
+    assert suite.split_of(suite.load(rows[:-4])) == ""
+    with pytest.raises(ConfigError, match="vnbench has no rules 'lmms-eval'; it has official, strict"):
+        score("vnbench", group(), {}, rules="lmms-eval")

@@ -9,26 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import ConfigError, suggest
+from tstar.evaluation.activitynetqa import ActivityNetQA
+from tstar.evaluation.ai2d import AI2D
 from tstar.evaluation.base import Benchmark
+from tstar.evaluation.chat_temporal import ChatTemporal
+from tstar.evaluation.collector import collector_paused
+from tstar.evaluation.differing import Differing, differing
 from tstar.evaluation.items import RULES, Comparison, Item, ItemScore, Report
 from tstar.evaluation.judging import JudgeReplies
+from tstar.evaluation.lvbench import LVBench
 from tstar.evaluation.mlvu import MLVU
+from tstar.evaluation.mmstar import MMStar
+from tstar.evaluation.mvbench import MVBench
+from tstar.evaluation.nextqa import NextQA
+from tstar.evaluation.seed_image import SeedImage
 from tstar.evaluation.tempcompass import TempCompass
-from tstar.evaluation.videomme import VideoMME
+from tstar.evaluation.videomme import VideoMME, VideoMMESubtitles
 from tstar.evaluation.vnbench import VNBench
 
 __all__ = [
     "RULES",
     "Benchmark",
     "Comparison",
+    "Differing",
     "Item",
     "ItemScore",
     "JudgeReplies",
     "Report",
     "compare",
+    "differing",
     "get_benchmark",
     "list_benchmarks",
     "score",
+    "score_all",
 ]
 
 _FORMATS: dict[str, type[Benchmark]] = {
@@ -36,8 +49,18 @@ _FORMATS: dict[str, type[Benchmark]] = {
     "tempcompass": TempCompass,
     "mlvu": MLVU,
     "videomme": VideoMME,
+    "videomme_subtitles": VideoMMESubtitles,
+    "activitynetqa": ActivityNetQA,
+    "chat_temporal": ChatTemporal,
+    "lvbench": LVBench,
+    "nextqa": NextQA,
+    "mvbench": MVBench,
+    "seed_image": SeedImage,
+    "mmstar": MMStar,
+    "ai2d": AI2D,
 }
-_BENCHMARKS = _FORMATS | {f"mini-{name}": kind for name, kind in _FORMATS.items()}
+_MINIATURES = ("vnbench", "tempcompass", "mlvu", "videomme")
+_BENCHMARKS = _FORMATS | {f"mini-{name}": _FORMATS[name] for name in _MINIATURES}
 
 
 def list_benchmarks() -> list[str]:
@@ -64,8 +87,9 @@ def score(
     Args:
         benchmark: a name of :func:`list_benchmarks`.
         annotations: the official file, the folder that holds the official files, or their parsed content.
-        responses: a JSON Lines file of ``{"id", "response"}``, a result file in the benchmark's official layout, or the
-            parsed content of either; also a plain mapping from id to response.
+        responses: a file of ids and responses (JSON Lines, JSON, CSV, TSV, xlsx), lmms-eval's samples, VLMEvalKit's
+            result table, a result file in the benchmark's official layout, a list of such paths, or the parsed content
+            of one; also a plain mapping from id to response.
         rules: ``official``, ``strict`` or, where that harness has the benchmark, ``lmms-eval``.
         judge_replies: what a judge said about the responses, for benchmarks that need one.
 
@@ -73,9 +97,23 @@ def score(
         ConfigError: the benchmark or the rules have no such name.
         DataError: a file is missing or damaged, or a response answers no question of the annotations.
     """
+    return score_all(benchmark, annotations, responses, judge_replies, (rules,))[rules]
+
+
+def score_all(
+    benchmark: str,
+    annotations: str | Path | Sequence[Any] | Mapping[str, Any],
+    responses: Any,
+    judge_replies: JudgeReplies | None = None,
+    rules: Sequence[str] | None = None,
+) -> dict[str, Report]:
+    """:func:`score` by several rules, default all that the benchmark has; :func:`differing` says where they part."""
     suite = get_benchmark(benchmark)
-    items = suite.load(annotations)
-    return suite.score(items, suite.responses(responses, items), rules, judge_replies)
+    for name in rules or ():
+        suite.check_rules(name)
+    with collector_paused():
+        items = suite.load(annotations)
+        return suite.score_all(items, suite.responses(responses, items), judge_replies, rules)
 
 
 def compare(first: Report, second: Report) -> Comparison:

@@ -4,6 +4,7 @@ A benchmark adds how its annotation files are read, its prompt, its official rul
 (:mod:`tstar.evaluation.statistics`) make up its aggregates. Nothing here loads a model.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tstar.errors import ConfigError, DataError, suggest
+from tstar.evaluation.collector import collector_paused
+from tstar.evaluation.differing import final_verdicts
 from tstar.evaluation.extraction import UNPARSED, extract_letter
 from tstar.evaluation.files import LETTERS
+from tstar.evaluation.harness_rules import scored_text
 from tstar.evaluation.items import (
     FAILED,
     MISSING,
@@ -27,8 +31,19 @@ from tstar.evaluation.items import (
     fingerprint,
 )
 from tstar.evaluation.judging import JudgeReplies, JudgeRequest
-from tstar.evaluation.responses import ResponseLine, ResponseSet, load_response_source, plain_responses
-from tstar.evaluation.statistics import Cell, aggregate, bootstrap_intervals, mcnemar_exact, paired_differences
+from tstar.evaluation.response_layouts import harness_responses
+from tstar.evaluation.responses import ResponseLine, ResponseSet, joined_sets, load_response_source, plain_responses
+from tstar.evaluation.statistics import (
+    Cell,
+    aggregate,
+    bootstrap_intervals,
+    cluster_numbers,
+    mcnemar_exact,
+    paired_differences,
+)
+
+BOTH = ("official", "strict")
+"""Rules that every benchmark has, and every report tells of."""
 
 
 class Benchmark(ABC):
@@ -58,6 +73,8 @@ class Benchmark(ABC):
     """Aggregates that are means of a judge's marks, 0 to 5; all others are fractions."""
     published: ClassVar[Mapping[str, int]] = {}
     """Questions of each published split."""
+    max_new_tokens: ClassVar[int | None] = None
+    """Longest answer that the protocol allows; None where a letter is asked for, for which any bound will do."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -67,7 +84,8 @@ class Benchmark(ABC):
 
         Raises DataError naming file, row and field for anything that is not as published, and for repeated ids.
         """
-        items = self.read(Path(annotations) if isinstance(annotations, str) else annotations)
+        with collector_paused():
+            items = self.read(Path(annotations) if isinstance(annotations, str) else annotations)
         source = str(annotations) if isinstance(annotations, (str, Path)) else "annotations"
         if not items:
             raise DataError(f"{source}: holds no {self.name} questions")
@@ -75,12 +93,18 @@ class Benchmark(ABC):
         return items
 
     def responses(self, source: Any, items: Sequence[Item]) -> ResponseSet:
-        """Responses of a path or parsed content, in the plain layout or one of the benchmark's official ones."""
+        """Responses of a path or parsed content in the plain layout, a harness's or one of the benchmark's official ones.
+
+        Several paths are read as one, as of a harness that writes a file a task.
+        """
         if isinstance(source, ResponseSet):
             return source
+        if isinstance(source, Sequence) and source and all(isinstance(part, Path) for part in source):
+            return joined_sets([self.responses(part, items) for part in source])
         data, where = load_response_source(source)
-        own = self.official_responses(data, items, where)
-        return plain_responses(data, where) if own is None else own
+        found = harness_responses(data, items, where)
+        found = self.official_responses(data, items, where) if found is None else found
+        return plain_responses(data, where) if found is None else found
 
     def score(
         self,
@@ -98,33 +122,29 @@ class Benchmark(ABC):
                 failed, missing or unreadable is wrong) or ``lmms-eval`` (that harness's scorer of the benchmark).
             replies: what a judge said to :meth:`judge_requests`.
         """
-        self.check_rules(rules)
-        _no_duplicates((item.id for item in items), "items")
-        known = {item.id for item in items}
-        unknown = [item_id for item_id in responses if item_id not in known]
-        if unknown:
-            raise DataError(
-                f"{self.name}: {len(unknown)} response ids are not in the annotations "
-                f"(first: {', '.join(unknown[:3])}); ids look like {items[0].id if items else '-'}"
-            )
+        return self.score_all(items, responses, replies, (rules,))[rules]
+
+    def score_all(
+        self,
+        items: Sequence[Item],
+        responses: Mapping[str, str | None],
+        replies: JudgeReplies | None = None,
+        rules: Sequence[str] | None = None,
+    ) -> dict[str, Report]:
+        """Reports by each of ``rules``, or by all that the benchmark has; see :meth:`score`.
+
+        Each says what official and strict rules make of the same responses, whatever it was made by.
+        """
+        wanted = tuple(rules or self.rule_names)
+        for name in wanted:
+            self.check_rules(name)
         replies = replies or JudgeReplies({})
-        scores = tuple(entry for item in items for entry in self._judge(item, responses, rules, replies))
-        tables = self.cells(scores)
-        counts = _count(scores)
-        if isinstance(responses, ResponseSet) and responses.repeated:
-            counts["repeated"] = responses.repeated
-        return Report(
-            benchmark=self.name,
-            rules=rules,
-            items=scores,
-            aggregate={name: aggregate(cells) for name, cells in tables.items()} | self.extra_values(scores),
-            intervals=bootstrap_intervals(tables),
-            chance=self.chance(items),
-            counts=counts,
-            split=self.split_of(items),
-            fingerprint=fingerprint(items),
-            judge=replies.model,
-        )
+        self._check_ids(items, responses, replies)
+        if not isinstance(responses, ResponseSet):
+            responses = ResponseSet(ResponseLine(item_id, response) for item_id, response in responses.items())
+        with collector_paused():
+            scores = {name: self._judged(items, responses, name, replies) for name in dict.fromkeys((*BOTH, *wanted))}
+            return self._reports(wanted, scores, items, responses, replies)
 
     def judge_requests(self, items: Sequence[Item], responses: Mapping[str, str | None]) -> list[JudgeRequest]:
         """What a judge has to be asked about these responses, in the order of the items; [] where rules alone decide."""
@@ -143,9 +163,10 @@ class Benchmark(ABC):
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
         """Main values of a model that guesses uniformly, item by item and independently, and always answers."""
-        guesses = [_entry(item, None, Verdict(None, "guess", False), correct=item.chance) for item in items]
+        guess = Verdict(None, "guess", False)
+        guesses = [_entry(item, None, guess, guessed=True) for item in items]
         tables = self.cells(guesses)
-        return {name: aggregate(tables[name]) for name in self.main_values}
+        return {name: aggregate(tables[name]) for name in self.headlines(tables)}
 
     def compare(self, first: Report, second: Report) -> Comparison:
         """Paired comparison, ``second - first``; DataError unless both scored the same items by the same rules."""
@@ -159,11 +180,11 @@ class Benchmark(ABC):
                 + (f"; different: {', '.join(differ)}" if differ else "")
             )
         tables = [self.cells(report.items) for report in (first, second)]
-        main = [{name: table[name] for name in self.main_values} for table in tables]
-        pairs = [(bool(item.correct), bool(last[1][key].correct)) for key, item in last[0].items()]
-        only_first, only_second = pairs.count((True, False)), pairs.count((False, True))
+        main = [{name: table[name] for name in self.headlines(table)} for table in tables]
+        pairs = [(self.merit(item), self.merit(last[1][key])) for key, item in last[0].items()]
+        only_first, only_second = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
         p_value = mcnemar_exact(only_first, only_second)
-        return Comparison(paired_differences(*main), only_first, only_second, p_value)
+        return Comparison(paired_differences(*main, ratings=self.ratings), only_first, only_second, p_value)
 
     @abstractmethod
     def read(self, annotations: Any) -> list[Item]:
@@ -177,13 +198,31 @@ class Benchmark(ABC):
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """The cells of every aggregate; all main values are always among them, categories only where present."""
 
+    def headlines(self, tables: Mapping[str, Sequence[Cell]]) -> Sequence[str]:
+        """Names of the ``tables`` that come with a chance level and enter paired comparisons."""
+        return self.main_values
+
+    def prompt_for(self, item: Item, folder: Path, timestamps: Sequence[float]) -> str:
+        """What the model is asked: the item's prompt, unless the protocol shows more than it holds, as subtitles are.
+
+        Args:
+            item: the question.
+            folder: the benchmark's, which ``item.media`` and ``item.subtitles`` are relative to.
+            timestamps: seconds of the frames that the model sees.
+        """
+        return item.prompt
+
     def official_responses(self, data: Any, items: Sequence[Item], where: str) -> ResponseSet | None:
         """Responses in a layout of the benchmark's own scorer, None if ``data`` is in no such layout."""
         return None
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
-        """lmms-eval's rule for one response, which is not None; for benchmarks that name it in ``rule_names``."""
+        """lmms-eval's rule for a response as :meth:`harness_text` leaves it; for benchmarks that have it in ``rule_names``."""
         raise NotImplementedError(f"{self.name} names the rules lmms-eval but has none")
+
+    def harness_text(self, response: str) -> str:
+        """What lmms-eval's scorer of the benchmark is given of a response."""
+        return scored_text(response)
 
     def strict(self, item: Item, line: ResponseLine) -> Verdict:
         """The strict rule for one response, which is not None."""
@@ -202,30 +241,90 @@ class Benchmark(ABC):
         """Whether a judge's reply can be read as a verdict; one that cannot is asked for again."""
         return True
 
+    def merit(self, item: ItemScore) -> float:
+        """What an item is worth in a paired test, which asks on how many items one report is above the other."""
+        return float(item.correct > 0)
+
     def extra_values(self, scores: Sequence[ItemScore]) -> dict[str, float]:
         """Aggregate entries that are counts rather than rates."""
         return {}
 
-    def _judge(
-        self, item: Item, responses: Mapping[str, str | None], rules: str, replies: JudgeReplies
-    ) -> list[ItemScore]:
-        if item.id not in responses:
-            return [self._entry(item, None, Verdict(None, MISSING, False), rules)]
-        lines = [ResponseLine(item.id, responses[item.id])]
-        if isinstance(responses, ResponseSet):
-            every = responses.lines(item.id)
-            lines = every if rules == "official" and responses.keep_repeats else every[-1:]
-        lines = [replace(line, replies=tuple(replies.get(item.id, ()))) for line in lines] if replies else lines
-        return [self._entry(item, line.response, self._verdict(item, line, rules), rules) for line in lines]
+    def _check_ids(self, items: Sequence[Item], responses: Iterable[str], replies: Iterable[str]) -> None:
+        _no_duplicates((item.id for item in items), "items")
+        known = {item.id for item in items}
+        for what, given in (("response", responses), ("judge's reply", replies)):
+            unknown = [item_id for item_id in given if item_id not in known]
+            if unknown:
+                raise DataError(
+                    f"{self.name}: {len(unknown)} {what} ids are not in the annotations "
+                    f"(first: {', '.join(unknown[:3])}); ids look like {items[0].id if items else '-'}"
+                )
 
-    def _verdict(self, item: Item, line: ResponseLine, rules: str) -> Verdict:
-        if line.response is None:
-            return Verdict(None, FAILED, False)
+    def _judged(
+        self, items: Sequence[Item], responses: ResponseSet, rules: str, replies: JudgeReplies
+    ) -> tuple[ItemScore, ...]:
+        """Verdicts by one rule, in the order of the items; several of an item whose repeated lines the rule sees."""
         rule = {"official": self.official, "strict": self.strict, "lmms-eval": self.lmms_eval}[rules]
-        return rule(item, line)
+        repeats = rules == "official" and responses.keep_repeats
+        missing, failed = Verdict(None, MISSING, False), Verdict(None, FAILED, False)
+        scores = []
+        for item in items:
+            lines = responses.lines(item.id)
+            if not lines:
+                scores.append(_entry(item, None, missing, counted=self.counts_in(rules, None, missing)))
+            for line in lines if repeats else lines[-1:]:
+                said = line.response
+                if replies:
+                    line = replace(line, replies=tuple(replies.get(item.id, ())))
+                if rules == "lmms-eval" and said is not None:
+                    line = replace(line, response=self.harness_text(said))
+                verdict = failed if said is None else rule(item, line)
+                scores.append(_entry(item, said, verdict, counted=self.counts_in(rules, said, verdict)))
+        return tuple(scores)
 
-    def _entry(self, item: Item, response: str | None, verdict: Verdict, rules: str) -> ItemScore:
-        return _entry(item, response, verdict, counted=self.counts_in(rules, response, verdict))
+    def _reports(
+        self,
+        wanted: Sequence[str],
+        scores: Mapping[str, tuple[ItemScore, ...]],
+        items: Sequence[Item],
+        responses: ResponseSet,
+        replies: JudgeReplies,
+    ) -> dict[str, Report]:
+        """Reports by the ``wanted`` rules, from the verdicts by these and others."""
+        tables = {name: self.cells(own) for name, own in scores.items()}
+        values = {
+            name: {value: aggregate(cells) for value, cells in tables[name].items() if cells} | self.extra_values(own)
+            for name, own in scores.items()
+        }
+        verdicts = {name: final_verdicts(own) for name, own in scores.items()}
+        clusters = cluster_numbers(cells for own in tables.values() for cells in own.values())
+        chance, split, hashed = self.chance(items), self.split_of(items), fingerprint(items)
+        repeated = {"repeated": responses.repeated} if responses.repeated else {}
+        reports = {}
+        for name in wanted:
+            others = {
+                other: {
+                    "aggregate": {value: values[other][value] for value in self.headlines(tables[other])},
+                    "differ": sum(map(operator.ne, verdicts[name], verdicts[other])),
+                }
+                for other in BOTH
+                if other != name
+            }
+            reports[name] = Report(
+                benchmark=self.name,
+                rules=name,
+                items=scores[name],
+                aggregate=values[name],
+                intervals=bootstrap_intervals(tables[name], ratings=self.ratings, clusters=clusters),
+                chance=chance,
+                counts=_count(scores[name]) | repeated,
+                split=split,
+                fingerprint=hashed,
+                judge=replies.model,
+                judge_dates=replies.dates,
+                other_rules=others,
+            )
+        return reports
 
 
 def check_rules(rules: str) -> None:
@@ -243,35 +342,59 @@ def right_of_counted(
     scores: Iterable[ItemScore], category: str | None = None, prefix: str = ""
 ) -> dict[str, list[Cell]]:
     """One single-stratum table of counted items a value of ``category``, named ``prefix`` + value."""
+    if category is None:
+        return {prefix: cells} if (cells := list(map(item_cell, scores))) else {}
     tables: dict[str, list[Cell]] = {}
     for item in scores:
-        if category is None or category in item.categories:
-            name = prefix + (item.categories[category] if category else "")
-            tables.setdefault(name, []).append(item_cell(item))
-    return tables
+        value = item.categories.get(category)
+        if value is None:
+            continue
+        own = tables.get(value)
+        if own is None:
+            own = tables[value] = []
+        own.append(item_cell(item))
+    return {prefix + value: cells for value, cells in tables.items()}
 
 
 def item_cell(item: ItemScore, stratum: str = "") -> Cell:
     """An item's verdict out of one trial, or nothing out of none where it is not counted."""
-    return Cell(item.cluster, stratum, float(item.correct) if item.counted else 0.0, float(item.counted))
+    known: Cell | None = item.__dict__.get("cell") if not stratum else None
+    if known is None:
+        counted = item.counted
+        hits, trials = (float(item.correct), 1.0) if counted else (0.0, 0.0)
+        known = _cell(Cell, (item.cluster, stratum, hits, trials))
+        if not stratum:
+            item.__dict__["cell"] = known  # most are in a table for each of their categories
+    return known
+
+
+_cell = tuple.__new__
+"""Makes a named tuple in half the time: there are six for every question and rule."""
 
 
 def _entry(
-    item: Item, response: str | None, verdict: Verdict, *, correct: float | None = None, counted: bool = True
+    item: Item, response: str | None, verdict: Verdict, *, guessed: bool = False, counted: bool = True
 ) -> ItemScore:
-    return ItemScore(
-        id=item.id,
-        response=response,
-        extracted=verdict.extracted,
-        how=verdict.how,
-        correct=verdict.correct if correct is None else correct,
-        answer=item.answer,
-        categories=dict(item.categories),
-        cluster=item.cluster,
-        chance=item.chance,
-        counted=counted,
-        rating=verdict.rating,
-    )
+    chance = item.chance
+    extracted, how, correct, rating = verdict
+    fields = {
+        "id": item.id,
+        "response": response,
+        "extracted": extracted,
+        "how": how,
+        "correct": chance if guessed else correct,
+        "answer": item.answer,
+        "categories": item.categories,
+        "cluster": item.cluster,
+        "chance": chance,
+        "counted": counted,
+        "rating": rating,
+    }
+    entry = object.__new__(ItemScore)
+    object.__setattr__(
+        entry, "__dict__", fields
+    )  # the class's own __init__ sets field by field, in three times the time
+    return entry
 
 
 def _count(scores: Sequence[ItemScore]) -> dict[str, int]:
@@ -284,8 +407,9 @@ def _count(scores: Sequence[ItemScore]) -> dict[str, int]:
 
 
 def _no_duplicates(ids: Iterable[str], where: str) -> None:
-    repeated = [item_id for item_id, count in Counter(ids).items() if count > 1]
-    if repeated:
+    listed = list(ids)
+    if len(set(listed)) < len(listed):
+        repeated = [item_id for item_id, count in Counter(listed).items() if count > 1]
         raise DataError(f"{where}: {len(repeated)} ids occur more than once (first: {', '.join(repeated[:3])})")
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from tstar.errors import ConfigError
 from tstar.evaluation import Report, get_benchmark
-from tstar.evaluation.runner import EvaluationConfig, Progress, SuiteRunner
-from tstar.ops.cpu_threads import threads_of_waiting_ranks
+from tstar.evaluation.meeting import wait_for_all
+from tstar.evaluation.runner import Progress, SuiteRunner
+from tstar.evaluation.settings import EvaluationConfig
 from tstar.stages import Stage
 from tstar.stages.checkpoint_io import write_atomically
 
@@ -64,39 +66,63 @@ class BenchmarkEvaluation(Callback):
         self.reports: Reports = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Only a stage can answer."""
+        """Only a stage can answer, and only a process that has a whole model."""
         if not isinstance(pl_module, Stage):
             raise ConfigError(f"BenchmarkEvaluation needs a tstar stage, got {type(pl_module).__name__}")
+        strategy = trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3 and self._limit != 0:
+            raise ConfigError(
+                "evaluation.validation_items must be 0 with DeepSpeed's ZeRO-3: an answer needs the whole model in one process; "
+                "the suites are run at the end, or use configs/trainer/fsdp.yaml"
+            )
+
+    @property
+    def _limit(self) -> int | None:
+        if not self.config.benchmarks:
+            return 0
+        return self.limit if self.complete else self.config.validation_items
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the suites on the first process while the others wait, and log the headline values."""
-        limit = self.limit if self.complete else self.config.validation_items
-        if trainer.sanity_checking or not self.config.benchmarks or limit == 0:
+        """Have every process answer its share of the suites; the first one scores all of it and logs the headline values."""
+        if trainer.sanity_checking or self._limit == 0:
             return
         assert isinstance(pl_module, Stage)
-        with pl_module.whole_model():
-            if trainer.is_global_zero:
-                at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
-                with at_once, threads_of_waiting_ranks():
-                    self.reports = self._run(pl_module, trainer.global_step, limit)
-            trainer.strategy.barrier("benchmarks")
+        at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
+        with pl_module.whole_model(), at_once:
+            self.reports = self._run(pl_module, trainer.global_step, trainer.global_rank, trainer.world_size)
         for name, modes in self.reports.items():
             for mode, report in modes.items():
                 key = f"test/{name}/{mode}" if self.complete else f"val/{name}"
                 value = report.aggregate[get_benchmark(name).in_mean]
                 pl_module.log(key, value, rank_zero_only=True)
 
-    def _run(self, stage: Stage, step: int, limit: int | None) -> Reports:
+    def _run(self, stage: Stage, step: int, process: int = 0, processes: int = 1) -> Reports:
+        """Reports by suite and mode, in the first process; nothing in the others."""
         folder = self.folder / "predictions" if self.complete else self.folder / "validation" / f"step={step}"
-        if not self.complete:
+        if not self.complete and process == 0:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed and came by here on other weights
-        runner = SuiteRunner(stage, self.config, folder, self.model or f"step {step}", self.progress)
-        modes = self.config.modes if self.complete else ("full",)
-        reports = {name: {mode: runner.run(name, mode, limit) for mode in modes} for name in self.config.benchmarks}
-        if self.complete:
-            out = self.folder / "eval" / self.tag
-            out.mkdir(parents=True, exist_ok=True)
-            for name, by_mode in reports.items():
-                for mode, report in by_mode.items():
-                    write_atomically(out / f"{name}.{mode}.json", report.to_json())
+        wait_for_all()
+        model, progress = self.model or f"step {step}", self.progress if process == 0 else None
+        with SuiteRunner(stage, self.config, folder, model, progress, process=process, processes=processes) as runner:
+            for name in self.config.benchmarks:  # that media are missing is found out before hours are spent
+                runner.suite(name, self._limit)
+            asked = [(name, mode) for name in self.config.benchmarks for mode in self._modes(runner, name)]
+            for name, mode in asked:
+                runner.ask(name, mode, self._limit)
+            wait_for_all()
+            reports: Reports = {}
+            for name, mode in asked if process == 0 else ():
+                reports.setdefault(name, {})[mode] = runner.report(name, mode, self._limit)
+        if self.complete and process == 0:
+            self._write(reports)
         return reports
+
+    def _modes(self, runner: SuiteRunner, name: str) -> list[str]:
+        return runner.modes(name, self._limit) if self.complete else ["full"]
+
+    def _write(self, reports: Reports) -> None:
+        out = self.folder / "eval" / self.tag
+        out.mkdir(parents=True, exist_ok=True)
+        for name, by_mode in reports.items():
+            for mode, report in by_mode.items():
+                write_atomically(out / f"{name}.{mode}.json", report.to_json())

@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tstar.errors import DataError
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.items import Report
 from tstar.evaluation.prediction_store import BASELINES, MODES
-from tstar.evaluation.statistics import Cell, Difference, aggregate, mean_difference, mean_interval
+from tstar.evaluation.statistics import Cell, Difference, aggregate, mean_difference, mean_interval, tried
+
+Value = TypeVar("Value")
 
 
 def report_difference(first: Mapping[str, Report], second: Mapping[str, Report]) -> dict[str, Difference]:
     """``second - first`` for each suite's value that enters the mean, and as ``mean`` for the mean over all suites.
 
     A suite that is missing in one of them, or that was asked other questions or scored by other rules, is left out,
-    and with it the mean.
+    and with it the mean. A judge's marks are not in the mean.
     """
     found: dict[str, Difference] = {}
     pairs: dict[str, tuple[list[Cell], list[Cell]]] = {}
@@ -29,8 +32,8 @@ def report_difference(first: Mapping[str, Report], second: Mapping[str, Report])
         if benchmark.in_mean in compared.differences:
             found[suite] = compared.differences[benchmark.in_mean]
             pairs[suite] = (in_mean_cells(first[suite]), in_mean_cells(second[suite]))
-    if pairs and pairs.keys() == first.keys() == second.keys():
-        found["mean"] = mean_difference(pairs)
+    if found.keys() == first.keys() == second.keys() and (averaged := _averaged(pairs)):
+        found["mean"] = mean_difference(averaged)
     return found
 
 
@@ -55,15 +58,27 @@ def in_mean_cells(report: Report) -> list[Cell]:
     return benchmark.cells(report.items)[benchmark.in_mean]
 
 
+def in_suite_mean(suite: str) -> bool:
+    """Whether a suite enters the mean over suites: one whose value is a judge's mark does not."""
+    benchmark = get_benchmark(suite)
+    return benchmark.in_mean not in benchmark.ratings
+
+
 def suite_mean(reports: Mapping[str, Report]) -> tuple[float, tuple[float, float] | None]:
     """Plain mean over suites of the values that enter it, and its interval, as fractions.
 
-    The interval is None where a suite's rule counts no answer at all: there is nothing to resample.
+    The interval is None where a suite's rule counts no answer at all: there is nothing to resample. Where no suite enters,
+    the mean is 0 without one.
     """
-    cells = {suite: in_mean_cells(report) for suite, report in reports.items()}
-    counted = all(any(cell.trials > 0 for cell in own) for own in cells.values())
+    cells = _averaged({suite: in_mean_cells(report) for suite, report in reports.items()})
+    if not cells:
+        return 0.0, None
     mean = sum(aggregate(own) for own in cells.values()) / len(cells)
-    return mean, mean_interval(cells) if counted else None
+    return mean, mean_interval(cells) if all(map(tried, cells.values())) else None
+
+
+def _averaged(by_suite: Mapping[str, Value]) -> dict[str, Value]:
+    return {suite: value for suite, value in by_suite.items() if in_suite_mean(suite)}
 
 
 @dataclass(frozen=True)

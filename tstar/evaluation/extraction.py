@@ -11,10 +11,11 @@ Nothing is guessed: what no step below can read stays unread and counts as wrong
 Letters are capitals of the options that the item has; a small one is read only where it is the whole text.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tstar.evaluation.files import LETTERS
 
@@ -31,8 +32,7 @@ END_OF_SEQUENCE = (
 UNPARSED = "unparsed"
 
 
-@dataclass(frozen=True)
-class Extraction:
+class Extraction(NamedTuple):
     """Letter read from a response, or None, and the step that read it: 3a, 3b, 3c, 3d, 4 or ``unparsed``."""
 
     letter: str | None
@@ -59,7 +59,7 @@ def extract_letter(response: str, options: Sequence[str]) -> Extraction:
     letters = LETTERS[: len(options)]
     if len(text) == 1 and text.upper() in letters:
         return Extraction(text.upper(), "3a")
-    for how, step in (("3a", _whole), ("3b", _start), ("3c", _stated), ("3d", _bracketed)):
+    for how, step in _STEPS:
         letter = step(text, letters)
         if letter is not None:
             return Extraction(letter, how)
@@ -82,28 +82,50 @@ def _only_letter(matched: str) -> str:
     return next(character for character in matched if character in LETTERS)
 
 
+class _Patterns(NamedTuple):
+    """The steps' patterns for one set of letters."""
+
+    whole: re.Pattern[str]
+    start: re.Pattern[str]
+    stated: re.Pattern[str]
+    bracketed: re.Pattern[str]
+
+
+@functools.cache
+def _patterns(letters: str) -> _Patterns:
+    one = _letter(letters)
+    # a pair of brackets closes with a separator itself: "(B) very fast"
+    bracketed = rf"{_BOLD}\({_BOLD}[{letters}]{_BOLD}\)"
+    phrase = r"\b(?i:answer\s+is|answer\s*:|best\s+option\s*:|option)"
+    return _Patterns(
+        whole=re.compile(rf"{one}[.):]?{_BOLD}"),
+        start=re.compile(rf"(?:{one}[ \t]*(?:[.):]|\r?\n)|{bracketed})"),
+        stated=re.compile(rf"{phrase}\s*{_BOLD}\s*:?\s*({one})(?![^\W_]|['’]\w)"),
+        bracketed=re.compile(rf"\(([{letters}])\)"),
+    )
+
+
 def _whole(text: str, letters: str) -> str | None:
-    found = re.fullmatch(rf"{_letter(letters)}[.):]?{_BOLD}", text)
+    found = _patterns(letters).whole.fullmatch(text)
     return _only_letter(found[0]) if found else None
 
 
 def _start(text: str, letters: str) -> str | None:
-    # a pair of brackets closes with a separator itself: "(B) very fast"
-    bracketed = rf"{_BOLD}\({_BOLD}[{letters}]{_BOLD}\)"
-    found = re.match(rf"(?:{_letter(letters)}[ \t]*(?:[.):]|\r?\n)|{bracketed})", text)
+    found = _patterns(letters).start.match(text)
     return _only_letter(found[0]) if found else None
 
 
 def _stated(text: str, letters: str) -> str | None:
-    phrase = r"\b(?i:answer\s+is|answer\s*:|best\s+option\s*:|option)"
-    statement = rf"{phrase}\s*{_BOLD}\s*:?\s*({_letter(letters)})(?![^\W_]|['’]\w)"
-    found = [match[1] for match in re.finditer(statement, text)]
+    found = _patterns(letters).stated.findall(text)
     return _only_letter(found[-1]) if found else None
 
 
 def _bracketed(text: str, letters: str) -> str | None:
-    found = re.findall(rf"\(([{letters}])\)", text)
+    found = _patterns(letters).bracketed.findall(text)
     return found[0] if len(found) == 1 else None
+
+
+_STEPS = (("3a", _whole), ("3b", _start), ("3c", _stated), ("3d", _bracketed))
 
 
 def normalise(text: str) -> str:

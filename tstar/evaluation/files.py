@@ -1,13 +1,30 @@
-"""Reading annotation and response files so that a broken one is named by file, row and field."""
+"""Reading annotation and response files so that a broken one is named by file, row and field.
 
+Tables are read from whatever they are published as: parquet, TSV, CSV, JSON or JSON Lines. Of pictures that lie inside a
+table only a hash is kept, which tells the questions about one picture.
+"""
+
+import csv
+import functools
+import hashlib
+import io
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+FIELD_LIMIT = 2**31 - 1
+"""Longest text in a cell of a CSV or TSV table; the csv module's own limit is shorter than a picture."""
+PICTURE_COLUMN = "image"
+LONGEST_PATH = 255
+"""A longer text in the picture column is the picture itself."""
+PARQUET = ("*.parquet", "*/*.parquet")
 
 
 def read_text(path: Path) -> str:
@@ -68,8 +85,120 @@ def read_json_or_lines(path: Path) -> Any:
     return read_json_lines(path) if lines else read_json(path)  # each raises with the place of the fault
 
 
+def table_rows(
+    annotations: Any, names: Sequence[str], parquet: Sequence[str] = PARQUET, within: str = ""
+) -> tuple[list[Any], str]:
+    """Rows of a published table, and its name for messages.
+
+    Args:
+        annotations: a table's path, a folder that holds it, or rows that were parsed already.
+        names: what the table may be called in a folder; the first that is there is read.
+        parquet: patterns of parquet tables, for a folder without any of those: all that fit the first that fits one.
+        within: field of a JSON object that may hold the rows.
+    """
+    where = str(annotations) if isinstance(annotations, Path) else "annotations"
+    if isinstance(annotations, Path) and annotations.is_dir():
+        named = [[annotations / name] for name in names if (annotations / name).is_file()]
+        found = named + [parts for pattern in parquet if (parts := sorted(annotations.glob(pattern)))]
+        if not found:
+            raise DataError(f"{annotations}: holds neither {', '.join(names)} nor a .parquet table")
+        if len(found[0]) > 1:
+            return [row for part in found[0] for row in read_table(part)], where
+        annotations, where = found[0][0], str(found[0][0])
+    rows = read_table(annotations) if isinstance(annotations, Path) else annotations
+    if within and isinstance(rows, Mapping):
+        rows = field(rows, within, list, where)
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise DataError(f"{where}: must be a table of questions, got {type(rows).__name__}")
+    return list(rows), where
+
+
+def read_table(path: Path) -> Any:
+    """Content of one file; its ending says what it is, and one that is no table's is read as JSON or JSON Lines."""
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    return _separated(path) if path.suffix in SEPARATORS else read_json_or_lines(path)
+
+
+def _separated(path: Path) -> list[dict[str, str]]:
+    text = io.StringIO(read_text(path), newline="")
+    limit = csv.field_size_limit(FIELD_LIMIT)
+    rows: list[dict[str, str]] = []
+    try:
+        for row in csv.DictReader(text, delimiter=SEPARATORS[path.suffix], strict=True):
+            if None in row or None in row.values():
+                more = "more" if None in row else "fewer"
+                raise DataError(f"{path}, row {len(rows)}: has {more} cells than the header; is the file cut off?")
+            if len(row.get(PICTURE_COLUMN, "")) > LONGEST_PATH:
+                row[PICTURE_COLUMN] = _digest(row[PICTURE_COLUMN].encode())
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path}, row {len(rows)}: broken table ({error}); fetch or write it again") from None
+    finally:
+        csv.field_size_limit(limit)
+    return rows
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: reading parquet needs pyarrow: pip install pyarrow, or write the table as JSON Lines"
+        ) from None
+    try:
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64)  # pictures make rows large
+        return [_light(row) for batch in batches for row in batch.to_pylist()]
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise DataError(f"{path}: not a readable parquet table ({error})") from None
+
+
+def _light(value: Any) -> Any:
+    """``value`` with a hash in the place of all that is bytes."""
+    if isinstance(value, dict):
+        return {name: _light(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_light(part) for part in value]
+    return _digest(value) if isinstance(value, bytes) else value
+
+
+def _digest(picture: bytes) -> str:
+    return f"sha256:{hashlib.sha256(picture).hexdigest()[:16]}"
+
+
+def picture_of(record: Mapping[str, Any], item_id: str) -> tuple[str, str]:
+    """Path of a question's picture below the benchmark's folder, and a name that other questions about it share.
+
+    A path in the field ``image`` is both. A picture inside the table is expected as ``images/<item_id>``, without its
+    ending.
+    """
+    image = record.get(PICTURE_COLUMN)
+    if isinstance(image, Mapping):  # as the datasets library stores one
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, str) and image.startswith("sha256:"):
+        return f"images/{item_id}", image
+    return (image, image) if isinstance(image, str) and Path(image).suffix else (f"images/{item_id}", item_id)
+
+
+def lettered_columns(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Option texts of a table that has a column for each, named A, B and so on; () if this one has not."""
+    texts = itertools.takewhile(lambda text: isinstance(text, str) and text, map(record.get, LETTERS))
+    return tuple(map(str, texts))
+
+
+def media_folder(annotations: Any, names: Sequence[str]) -> str:
+    """The first of ``names`` that is a folder beside the annotations, with a slash behind it; "" if none is."""
+    if not isinstance(annotations, Path):
+        return ""
+    return next((f"{name}/" for name in names if (annotations / name).is_dir()), "")
+
+
 def as_record(value: Any, where: str) -> Mapping[str, Any]:
     """``value`` if it is a JSON object, else DataError."""
+    if type(value) is dict:
+        return value
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: must be an object with named fields, got {type(value).__name__}")
     return value
@@ -77,6 +206,8 @@ def as_record(value: Any, where: str) -> Mapping[str, Any]:
 
 def field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """Field ``name`` of ``record``; DataError if it is absent or not of ``kind`` (a bool is never a number here)."""
+    if type(found := record.get(name)) is kind:  # as nearly always
+        return found
     if name not in record:
         raise DataError(f"{where}: field '{name}' is missing (found: {', '.join(sorted(map(str, record))) or 'none'})")
     value = record[name]
@@ -87,6 +218,24 @@ def field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...], w
     return value
 
 
+def identifier(record: Mapping[str, Any], name: str, where: str) -> str:
+    """Field ``name``, a text or a whole number, as a text that is not empty."""
+    value = str(field(record, name, (str, int), where))
+    if not value:
+        raise DataError(f"{where}: field '{name}' is empty")
+    return value
+
+
+def number_in(record: Mapping[str, Any], name: str, numbers: range, where: str) -> int:
+    """Field ``name``, one of ``numbers`` or its digits."""
+    value = field(record, name, (str, int), where)
+    if str(value) not in map(str, numbers):
+        raise DataError(
+            f"{where}: field '{name}' must be a whole number from {numbers[0]} to {numbers[-1]}, got {value!r}"
+        )
+    return int(value)
+
+
 def text_list(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
     """Field ``name`` as a tuple of 1 to 26 strings (parquet readers hand out arrays: anything iterable but text)."""
     if name not in record:
@@ -94,11 +243,38 @@ def text_list(record: Mapping[str, Any], name: str, where: str) -> tuple[str, ..
     value = record[name]
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(text, str) for text in value):
+    listed = type(value) in (list, tuple) or (isinstance(value, Sequence) and not isinstance(value, str))
+    if not listed or not ({*map(type, value)} <= {str} or all(isinstance(text, str) for text in value)):
         raise DataError(f"{where}: field '{name}' must be a list of texts, got {type(value).__name__}")
     if not 1 <= len(value) <= len(LETTERS):
         raise DataError(f"{where}: field '{name}' must hold 1 to {len(LETTERS)} texts, got {len(value)}")
     return tuple(value)
+
+
+def marked_options(text: str, mark: str) -> tuple[str, tuple[str, ...]]:
+    """A question and its options, apart, where both are one text.
+
+    Args:
+        text: the question, then the options one behind the other.
+        mark: pattern of what stands before an option, ``{}`` its letter; it counts at the start, after a space or comma.
+
+    Returns:
+        What stands before the first mark, and the texts behind the marks of A, B and so on; no mark gives no options.
+    """
+    marks: list[re.Match[str]] = []
+    for letter in LETTERS:
+        found = _mark_of(mark, letter).search(text, marks[-1].end() if marks else 0)
+        if not found:
+            break
+        marks.append(found)
+    ends = [found.start() for found in marks[1:]] + [len(text)]
+    options = tuple(text[found.end() : end].strip() for found, end in zip(marks, ends, strict=True)) if marks else ()
+    return text[: marks[0].start()].rstrip() if marks else text.rstrip(), options
+
+
+@functools.cache
+def _mark_of(mark: str, letter: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|(?<=[\s,])){mark.format(letter)}")
 
 
 def letter_of(record: Mapping[str, Any], name: str, count: int, where: str) -> str:

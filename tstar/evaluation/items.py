@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from tstar.errors import DataError
 from tstar.evaluation.files import LETTERS
@@ -13,6 +13,7 @@ from tstar.evaluation.statistics import Difference
 Rules = Literal["official", "strict", "lmms-eval"]
 RULES: tuple[Rules, ...] = ("official", "strict", "lmms-eval")
 FAILED, MISSING, UNJUDGED = "failed", "missing", "unjudged"
+NO_REPORT = "not a report written by Report.to_json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Item:
     """Path of an ``.srt`` beside the video, for protocols that show the model what is said; "" shows none."""
     question: str = ""
     """The annotation's own question, without options and instruction: judges are shown it, and logs are matched by it."""
+    judge_question: str = ""
+    """What a judge is asked about the answer, where that is another question."""
     prompt: str
     """Official user prompt, without the visual marker."""
     system: str = ""
@@ -42,8 +45,8 @@ class Item:
     options: tuple[str, ...]
     """Option texts without their letters; () where the answer is free text."""
     answer: str
-    """Letter of the truth; MLVU has two items with ``@``, whose answer is none of the options. Free text where there
-    are no options."""
+    """Letter of the truth, or its text where the options are shown without letters; MLVU has two items with ``@``,
+    whose answer is none of the options. Free text where there are no options."""
     truth: str = ""
     """The annotation's own answer text, where a scorer compares with it."""
     categories: dict[str, str] = field(default_factory=dict)
@@ -53,7 +56,8 @@ class Item:
     @property
     def chance(self) -> float:
         """Probability that a uniform guess among the options is right: 1/options, 0 where no option is."""
-        return 1 / len(self.options) if self.answer in LETTERS[: len(self.options)] else 0.0
+        there = self.answer in LETTERS[: len(self.options)] or self.answer in self.options
+        return 1 / len(self.options) if self.options and there else 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,13 @@ class Report:
     """Hash over ids, prompts, options and truths: reports with different ones are not about the same questions."""
     judge: str = ""
     """Model that judged, as the server named it; "" where nothing was judged."""
+    judge_dates: str = ""
+    """Days of the judge's first and last reply, as ``2026-11-28`` or ``2026-11-28/2026-11-30``."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why an item failed or was never asked, by its id, as far as that is known."""
+    other_rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What official and strict rules make of the same responses, where they are not the report's own: by rules ``aggregate``,
+    the values that tables show, and ``differ``, on how many questions they come to another verdict."""
 
     def named(self, how: str) -> list[str]:
         """Ids of the items that ended as ``how``, e.g. ``"failed"``, ``"missing"`` or ``"unparsed"``."""
@@ -119,15 +130,23 @@ class Report:
         """A report written by :meth:`to_json`; DataError if it is not one."""
         try:
             data = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{NO_REPORT} ({error}); score the responses again") from None
+        return cls.from_data(data)
+
+    @classmethod
+    def from_data(cls, data: Any) -> "Report":
+        """A report from what its JSON holds; DataError if that is no report."""
+        try:
+            data = dict(data)
             items = tuple(ItemScore(**item) for item in data.pop("items"))
             intervals = {name: (float(low), float(high)) for name, (low, high) in data.pop("intervals").items()}
             return cls(items=items, intervals=intervals, **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"not a report written by Report.to_json ({error}); score the responses again") from None
+            raise DataError(f"{NO_REPORT} ({error}); score the responses again") from None
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a rule makes of one response: what it read, by which step, and whether that is right."""
 
     extracted: str | None
@@ -138,7 +157,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two reports on the same items: each main value's difference, and McNemar's exact test over the items."""
+    """Two reports on the same items: each main value's difference, and McNemar's exact test over the items.
+
+    Where items have marks only, it is the sign test, over those whose marks differ.
+    """
 
     differences: dict[str, Difference]
     only_first: int
@@ -148,7 +170,6 @@ class Comparison:
 
 def fingerprint(items: Iterable[Item]) -> str:
     """Hash over what is asked and what is true, whatever the order; 16 hex digits."""
-    digests = sorted(
-        hashlib.sha256(json.dumps([i.id, i.prompt, i.options, i.answer, i.truth]).encode()).hexdigest() for i in items
-    )
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    texts = ("\x1e".join((i.id, i.prompt, "\x1f".join(i.options), i.answer, i.truth)) for i in items)
+    digests = sorted(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]

@@ -1,17 +1,17 @@
-"""Predictions of one benchmark on disk: append-only JSON Lines, one line an item, written the moment it is answered.
+"""Predictions of one benchmark on disk: append-only JSON Lines, one line an item, written and synced the moment it is answered.
 
 A killed run loses at most the line it was writing: a damaged line is skipped and counted, its item is asked again. An
-answer is found again only under the same question, checkpoint, mode and frames; the last line of such a key wins.
+answer is found again only under the same question, checkpoint, mode and frames; the last line of such a key wins, but a
+failure never takes the place of an answer. Processes that ask together write a file each, and all read all.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.data.files import write_whole
+from tstar.data.files import append_lines, sync_folder, write_whole
 from tstar.errors import DataError
 from tstar.evaluation.items import Item, Report
 
@@ -30,9 +30,14 @@ _VERDICT = ("response", "extracted", "how", "correct", "category")
 FIELDS = ("id", "prompt_sha", *_VERDICT, "frames", "visual_tokens", "seconds", "error", "model", "mode")
 
 
-def prompt_sha(item: Item) -> str:
-    """Hash over all text the model is given for ``item``: system text, prompt and prefill; 16 hex digits."""
-    texts = json.dumps([item.system, item.prompt, item.prefill])
+def prompt_sha(item: Item, prompt: str | None = None) -> str:
+    """Hash over all text the model is given for ``item``: system text, prompt and prefill; 16 hex digits.
+
+    Args:
+        item: the question.
+        prompt: what the model was asked, where that is not the item's own prompt.
+    """
+    texts = json.dumps([item.system, item.prompt if prompt is None else prompt, item.prefill])
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
@@ -41,21 +46,26 @@ class PredictionStore:
 
     Args:
         path: the file; it and its folder are made with the first row.
+        process: number of this process where several ask: its rows go into a file of its own beside ``path``, and
+            :meth:`rewrite` joins them.
 
     Raises:
         DataError: the path exists but cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, process: int | None = None) -> None:
         self.path = Path(path)
+        self._own = self.path if process is None else self.path.with_suffix(f".rank{process}.jsonl")
         self.damaged = 0
         """Lines that are no JSON object with the key's fields: what a killed writer left."""
         self.repeated = 0
-        """Lines that a later one of the same key replaced."""
+        """Lines that another one of the same key replaced."""
         self._rows: dict[str, dict[str, Any]] = {}
-        for line in self._read().split(b"\n"):
-            if line.strip():
-                self._take(line)
+        self._of_item: dict[str, list[str]] = {}
+        for part in (self.path, *self._parts()):
+            for line in _read(part).split(b"\n"):
+                if line.strip():
+                    self._take(line)
 
     def get(self, item_id: str, *, prompt_sha: str, model: str, mode: str, frames: Any) -> dict[str, Any] | None:
         """The stored row of this question under these conditions, None if it was not asked yet.
@@ -63,67 +73,88 @@ class PredictionStore:
         A row with an ``error`` is returned like any other: asking again is the caller's choice.
         """
         key = {"id": item_id, "prompt_sha": prompt_sha, "model": model, "mode": mode, "frames": frames}
-        row = self._rows.get(_key(key))
+        row = self._rows.get(row_key(key))
         return None if row is None else dict(row)
 
+    def of_item(self, item_id: str) -> list[dict[str, Any]]:
+        """All rows of a question, whatever the conditions."""
+        return [dict(self._rows[key]) for key in self._of_item.get(item_id, ())]
+
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row and flush it; fields of :data:`FIELDS` that it lacks become null."""
-        assert all(name in row for name in KEY), f"a prediction needs {', '.join(KEY)}, got {', '.join(row)}"
-        assert row["mode"] in MODES, f"mode must be one of {', '.join(MODES)}, got {row['mode']!r}"
-        line = _line({name: row.get(name) for name in FIELDS} | dict(row))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end:
-                file.seek(end - 1)
-                if file.read(1) != b"\n":  # a killed writer's line must not swallow this one
-                    line = b"\n" + line
-            file.write(line)
-        self._take(line)
+        """Write one row; see :meth:`extend`."""
+        self.extend([row])
+
+    def extend(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows, all at once, and sync them; fields of :data:`FIELDS` that one lacks become null."""
+        for row in rows:
+            assert all(name in row for name in KEY), f"a prediction needs {', '.join(KEY)}, got {', '.join(row)}"
+            assert row["mode"] in MODES, f"mode must be one of {', '.join(MODES)}, got {row['mode']!r}"
+        lines = [_line({name: row.get(name) for name in FIELDS} | dict(row)) for row in rows]
+        append_lines(self._own, b"".join(lines), durable=True)
+        for line in lines:
+            self._take(line)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a key, the last that was written, in the order the keys came up first."""
+        """One row a key, the one that counts, in the order the keys came up first."""
         return [dict(row) for row in self._rows.values()]
 
-    def _read(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise DataError(f"{self.path}: predictions cannot be read ({error.strerror})") from None
+    def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the file, whole or not at all, and delete those of single processes, whose rows ``rows`` has to hold."""
+        parts = self._parts()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, b"".join(map(_line, rows)))
+        sync_folder(self.path.parent)
+        for part in parts:
+            part.unlink(missing_ok=True)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
 
     def _take(self, line: bytes) -> None:
         try:
             row = json.loads(line)
-            key = _key(row)
+            key, item_id = row_key(row), str(row["id"])
         except (ValueError, TypeError, KeyError):  # cut mid-line or mid-character, or not a row at all
             self.damaged += 1
             return
-        self.repeated += key in self._rows
+        before = self._rows.get(key)
+        if before is None:
+            self._of_item.setdefault(item_id, []).append(key)
+        else:
+            self.repeated += 1
+            if row.get("error") and not before.get("error"):
+                return
         self._rows[key] = row
 
 
-def write_scored(path: str | Path, report: Report, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``rows`` anew as ``path``, with the verdicts of ``report`` filled in; whole or not at all.
+def with_verdicts(report: Report, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` with the verdicts of ``report`` filled in.
 
     A verdict belongs to an item and a response, so rows whose response is another one (of another mode or checkpoint)
-    stay as they are: the reports of all modes can be written one after the other into the same file.
+    stay as they are: the reports of all modes can be filled in one after the other.
     """
     verdicts = {(item.id, item.response): item for item in report.items}
-    lines = []
+    done = []
     for row in rows:
         filled, item = dict(row), verdicts.get((row["id"], row["response"]))
         if item is not None:
             correct = bool(item.correct)
             filled |= {"extracted": item.extracted, "how": item.how, "correct": correct, "category": item.categories}
-        lines.append(_line(filled))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, b"".join(lines))
+        done.append(filled)
+    return done
 
 
-def _key(row: Mapping[str, Any]) -> str:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DataError(f"{path}: predictions cannot be read ({error.strerror})") from None
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """What an answer is found by, as one text."""
     return json.dumps([row[name] for name in KEY], sort_keys=True)
 
 

@@ -1,89 +1,52 @@
 """A model's answers to a suite: every video compressed once, all its questions asked of the same visual tokens.
 
-An answer is stored the moment it exists, so that an interrupted evaluation goes on where it stopped. A video that cannot be
-decoded gives failed items (response null), never a text that could be scored.
+The answers of a batch are stored and synced together the moment they exist, so that an interrupted evaluation goes on where it
+stopped, with the batches that an uninterrupted one has. A video that cannot be decoded gives failed items (response null), never
+a text that could be scored. Letters: M frames of a clip, S side of the encoder's square, T visual tokens, D their width.
 """
 
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tstar.data.conversations import get_template, tokenize_prompt
-from tstar.data.decoding import DECODERS, read_video
-from tstar.data.frame_sampling import FrameSampling
-from tstar.data.frame_tensors import frames_to_tensor
-from tstar.data.images import to_square
-from tstar.errors import ConfigError, DataError, suggest
-from tstar.evaluation import Benchmark, Item, Report, get_benchmark
-from tstar.evaluation.base import check_rules
-from tstar.evaluation.prediction_store import MODES, PredictionStore, prompt_sha, write_scored
+from tstar.errors import DataError
+from tstar.evaluation import Item, Report
+from tstar.evaluation.answering import Answerer, Prompt
+from tstar.evaluation.clips import Decoders, Look, Pixels
+from tstar.evaluation.media import media_key
+from tstar.evaluation.prediction_store import PredictionStore, prompt_sha, row_key, with_verdicts
+from tstar.evaluation.settings import EvaluationConfig
+from tstar.evaluation.suites import Batches, Clip, Suite, open_suite, share
 from tstar.stages import Stage
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Which suites are run, and how the model looks at their videos."""
-
-    benchmarks: dict[str, str] = field(default_factory=dict)
-    """Folder of each suite by name; it holds annotations and videos as published."""
-    fps: float = 10.0
-    """Frames a second."""
-    max_frames: int = 128
-    """Most frames of one video; may exceed what training used."""
-    decoder: str = "auto"
-    """auto, decord or pyav."""
-    max_new_tokens: int = 16
-    """Longest answer."""
-    batch_size: int = 16
-    """Questions answered at once."""
-    rules: Literal["official", "strict"] = "official"
-    """Whose scoring: the benchmark's own, accidents included, or one strict rule for all."""
-    baselines: bool = True
-    """At the end, also ask with the frames in a random order, with the middle frame only, and without the video (blind)."""
-    validation_items: int = 32
-    """Questions of each suite during training; 0 leaves the suites to the end."""
-
-    def __post_init__(self) -> None:
-        FrameSampling(fps=self.fps, max_frames=self.max_frames)
-        check_rules(self.rules)
-        if not isinstance(self.benchmarks, dict):
-            raise ConfigError(
-                f"evaluation.benchmarks must give each suite its folder, or be {{}} for none; got {self.benchmarks}"
-            )
-        for name in self.benchmarks:
-            get_benchmark(name)
-        for name, least in (("max_new_tokens", 1), ("batch_size", 1), ("validation_items", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"evaluation.{name} must be at least {least}, got {getattr(self, name)}")
-        if self.decoder not in (known := ("auto", *DECODERS)):
-            raise ConfigError(f"unknown evaluation.decoder '{self.decoder}'{suggest(self.decoder, known)}")
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """What is measured at the end."""
-        return MODES if self.baselines else ("full",)
+ENCODED_TOGETHER = 32
+"""Frames: clips of fewer are encoded with others of their batch up to so many, longer ones alone as soon as they are decoded."""
 
 
 @dataclass
-class _Question:
-    item: Item
-    prompt: Tensor
-    """[L] token ids."""
-    visual: Tensor
-    """[T, D]."""
-    frames: int
-    seconds: dict[str, float]
+class _Seen:
+    """A clip on its way to answers."""
+
+    clip: Clip
+    unanswered: frozenset[str]
+    """Ids of the questions that are still to be asked."""
+    pixels: Pixels | None = None
+    """None where nothing is left to ask, and once it is encoded."""
+    visual: Tensor | None = None
+    """[T, D], on the CPU."""
+    frames: int = 0
+    """M."""
+    timestamps: tuple[float, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: bool = False
 
 
 class SuiteRunner:
@@ -95,182 +58,253 @@ class SuiteRunner:
         predictions: folder of the stored answers, one file a suite and mode.
         model: what the stored answers are of: the checkpoint's hash.
         progress: called with (what, questions done, questions in all).
+        process: number of this process among those that ask together, each its share.
+        processes: how many there are.
+        decoders: decode the videos; by default ones of its own, which end with it.
     """
 
     def __init__(
-        self, stage: Stage, config: EvaluationConfig, predictions: Path, model: str, progress: Progress | None = None
+        self,
+        stage: Stage,
+        config: EvaluationConfig,
+        predictions: Path,
+        model: str,
+        progress: Progress | None = None,
+        *,
+        process: int = 0,
+        processes: int = 1,
+        decoders: Decoders | None = None,
     ) -> None:
         self.stage, self.config, self.predictions, self.model = stage, config, predictions, model
         self.progress = progress or (lambda what, done, total: None)
-        self.template = get_template(stage.answer_template)
-        self.sampling = FrameSampling(fps=config.fps, max_frames=config.max_frames)
+        self.process, self.processes = process, processes
+        self.answerer = Answerer(stage)
+        self.decoders = decoders or Decoders(config.decoding_workers(processes), config.time_limit)
+        self._suites: dict[tuple[str, int | None], Suite] = {}
+
+    def suite(self, name: str, limit: int | None = None) -> Suite:
+        """Questions and media of a suite, looked up once; errors as :func:`tstar.evaluation.suites.open_suite`."""
+        if (name, limit) not in self._suites:
+            self._suites[name, limit] = open_suite(name, self.config, limit)
+        return self._suites[name, limit]
+
+    def modes(self, name: str, limit: int | None = None) -> list[str]:
+        """Which of the modes that are to be measured say something about a suite: single pictures have no order of frames."""
+        senseless = ("shuffled", "single_frame") if self.suite(name, limit).pictures_only else ()
+        return [mode for mode in self.config.modes if mode not in senseless]
 
     def run(self, name: str, mode: str, limit: int | None = None) -> Report:
         """Answer what is not answered yet of suite ``name`` in ``mode``, then score all of it."""
-        benchmark, folder = get_benchmark(name), Path(self.config.benchmarks[name])
-        if not folder.exists():
-            raise DataError(
-                f"no suite in {folder} (evaluation.benchmarks.{name}); `tstar miniature` makes the miniature's"
-            )
-        items = subset(benchmark.load(folder), limit)
-        store = PredictionStore(self.predictions / name / f"{mode}.jsonl")
-        todo = [item for item in items if not self._answered(store, item, mode)]
-        done = len(items) - len(todo)
+        self.ask(name, mode, limit)
+        return self.report(name, mode, limit)
+
+    def ask(self, name: str, mode: str, limit: int | None = None) -> None:
+        """Answer what is not answered yet of this process's share."""
+        asking = _Asking(self, self.suite(name, limit), mode)
         was_training = self.stage.training
         self.stage.eval()
         try:
             with torch.no_grad():
-                failed: list[Item] = []
-                for group in batched(self._questions(todo, folder, mode, store, failed), self.config.batch_size):
-                    self._answer(group, mode, store)
-                    done += len(group)
-                    if done + len(failed) < len(items):
-                        self.progress(f"{name}, {mode}", done + len(failed), len(items))
-                self.progress(f"{name}, {mode}", len(items), len(items))
+                asking.run(f"{name}, {mode}")
         finally:
             self.stage.train(was_training)
-        return self._score(benchmark, items, store, mode)
 
-    def _score(self, benchmark: Benchmark, items: list[Item], store: PredictionStore, mode: str) -> Report:
-        rows = [row for item in items if (row := self._stored(store, item, mode)) is not None]
-        report = benchmark.score(items, {row["id"]: row["response"] for row in rows}, self.config.rules)
-        write_scored(store.path, report, store.rows())
+    def report(self, name: str, mode: str, limit: int | None = None) -> Report:
+        """Score the stored answers of all processes, and write them anew as one file, in the order of the questions.
+
+        Raises:
+            DataError: answers that other processes gave are not there.
+        """
+        suite = self.suite(name, limit)
+        asking = _Asking(self, suite, mode)
+        store = asking.store
+        rows = {item.id: row for item in suite.asked if (row := asking.stored(item)) is not None}
+        lacking = [item.id for item in suite.asked if item.id not in rows]
+        if lacking:
+            raise DataError(
+                f"{len(lacking)} answers to {name} are not in {store.path.parent} (the first to {lacking[0]}); processes that "
+                "evaluate together have to share the run's folder"
+            )
+        report = suite.benchmark.score(
+            suite.items, {item_id: row["response"] for item_id, row in rows.items()}, self.config.rules
+        )
+        failed = {item_id: row["error"] for item_id, row in rows.items() if row["error"]}
+        absent = {item.id: f"{item.media} is not in {suite.place.media}" for item in suite.missing}
+        report = replace(report, reasons=failed | absent)
+        own = {row_key(row) for row in rows.values()}
+        others = [row for row in store.rows() if row_key(row) not in own and not (row["error"] and asking.is_own(row))]
+        store.rewrite(with_verdicts(report, [*others, *rows.values()]))
+        if self.processes > 1:
+            self.progress(f"{name}, {mode}", len(suite.asked), len(suite.asked))
         return report
 
-    def _answered(self, store: PredictionStore, item: Item, mode: str) -> bool:
-        """Whether the stored answer is as good as a new one.
+    def close(self) -> None:
+        """End the processes that decode."""
+        self.decoders.close()
+
+    def __enter__(self) -> "SuiteRunner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Asking:
+    """One suite in one mode."""
+
+    def __init__(self, runner: SuiteRunner, suite: Suite, mode: str) -> None:
+        self.runner, self.suite, self.mode = runner, suite, mode
+        self.stage, self.config = runner.stage, runner.config
+        self.tokens = self.config.answer_tokens(suite.benchmark)
+        encoder = self.stage.lmm.encoder
+        self.look = Look(self.config.sampling, self.config.decoder, encoder.image_size, self.stage.resized, mode)
+        path = runner.predictions / suite.benchmark.name / f"{mode}.jsonl"
+        self.store = PredictionStore(path, runner.process if runner.processes > 1 else None)
+
+    def run(self, what: str) -> None:
+        """Ask; ``what`` is it that progress is told of."""
+        items, runner = self.suite.asked, self.runner
+        found = ((item.id, self.stored(item)) for item in items)
+        answered = {item_id: row for item_id, row in found if row is not None and self._is_answered(row)}
+        done, batches = len(answered), Batches[_Seen](self.config.batch_size)
+        clips = [
+            _Seen(clip, frozenset(item.id for item in clip.items) - answered.keys())
+            for clip in share(items, runner.process, runner.processes)
+        ]
+
+        def told(count: int) -> None:
+            nonlocal done
+            done += count
+            if count and done < len(items):
+                runner.progress(what, done, len(items))
+
+        for seen in self._decoded(clips):
+            if seen.failed:
+                told(len(seen.unanswered))
+                continue
+            frames = seen.frames if seen.unanswered else answered[seen.clip.items[0].id].get("frame_count") or 0
+            for batch in batches.add(seen, len(seen.clip.items), frames):
+                told(self._answer(batch))
+        for batch in batches.rest():
+            told(self._answer(batch))
+        if runner.processes == 1:
+            runner.progress(what, len(items), len(items))
+
+    def stored(self, item: Item) -> dict[str, Any] | None:
+        """The row of an item under these conditions, whatever it says."""
+        alike = [row for row in self.store.of_item(item.id) if self.is_own(row)]
+        found = [
+            row
+            for row in alike
+            if row["prompt_sha"] == prompt_sha(item, self._prompt(item, row.get("timestamps") or ()))
+        ]
+        return next((row for row in found if not row["error"]), found[-1] if found else None)
+
+    def is_own(self, row: dict[str, Any]) -> bool:
+        """Whether a row is of this model, mode and number of frames."""
+        return (row["model"], row["mode"], row["frames"]) == (
+            self.runner.model,
+            self.mode,
+            self.config.frames_text(self.mode),
+        )
+
+    def _is_answered(self, row: dict[str, Any]) -> bool:
+        """Whether a stored answer is as good as a new one.
 
         A video that could not be decoded is tried again, it may be whole by now; so is a question that was allowed an
         answer of another length.
         """
-        row = self._stored(store, item, mode)
-        return row is not None and not row["error"] and row.get("max_new_tokens") == self.config.max_new_tokens
+        return not row["error"] and row.get("max_new_tokens") == self.tokens
 
-    def _stored(self, store: PredictionStore, item: Item, mode: str) -> dict | None:
-        return store.get(
-            item.id, prompt_sha=prompt_sha(item), model=self.model, mode=mode, frames=self._frames_key(mode)
-        )
+    def _prompt(self, item: Item, timestamps: Sequence[float]) -> str:
+        return self.suite.benchmark.prompt_for(item, self.suite.place.media, timestamps)
 
-    def _frames_key(self, mode: str) -> str:
-        sampled = f"{self.config.max_frames} at {self.config.fps:g} fps"
-        sampled += f" by {self.config.decoder}" if self.config.decoder != "auto" else ""
-        apart = {"blind": "none", "single_frame": f"middle of {sampled}", "shuffled": f"shuffled {sampled}"}
-        return apart.get(mode, sampled)
+    def _decoded(self, clips: Sequence[_Seen]) -> Iterator[_Seen]:
+        """The clips in their order, with pixels where a question is left; those that cannot be decoded are stored as failed."""
+        media = self.suite.media
+        wanted = (seen.clip.wanted(media[media_key(seen.clip.items[0])]) for seen in clips if seen.unanswered)
+        nothing = Pixels(np.empty((0, self.look.side, self.look.side, 3), dtype=np.uint8), (), 0.0)
+        decoded: Iterator[Pixels | DataError]
+        decoded = itertools.repeat(nothing) if self.mode == "blind" else self.runner.decoders.clips(wanted, self.look)
+        for seen in clips:
+            if seen.unanswered:
+                found = next(decoded)
+                if isinstance(found, DataError):
+                    seen.failed = True
+                    self._store_failed(seen, str(found))
+                else:
+                    self._take_in(seen, found)
+            yield seen
 
-    def _questions(
-        self, items: list[Item], folder: Path, mode: str, store: PredictionStore, failed: list[Item]
-    ) -> Iterator[_Question]:
-        """Questions with their visual tokens, video by video; videos are decoded one ahead in a thread.
+    def _take_in(self, seen: _Seen, pixels: Pixels) -> None:
+        seen.pixels, seen.frames, seen.timestamps = pixels, len(pixels.frames), pixels.timestamps
+        seen.seconds = {"decode": pixels.seconds}
+        if seen.frames > ENCODED_TOGETHER // 2:  # no other fits beside it, and its visual tokens take less memory
+            self._encode([seen])
 
-        Those of videos that cannot be decoded are stored as failed and added to ``failed``.
-        """
-        by_media = itertools.groupby(sorted(items, key=lambda i: i.media), key=lambda i: i.media)
-        groups = [(media, list(own)) for media, own in by_media]
-        device = self.stage.device
-        with ThreadPoolExecutor(1) as pool:
-            decoded = (pool.submit(self._frames, folder, media, mode) for media, _ in groups)
-            ahead = list(itertools.islice(decoded, 2))
-            for _, own in groups:
-                clip = ahead.pop(0)
-                try:
-                    frames, seconds = clip.result()
-                except DataError as error:
-                    for item in own:
-                        self._store(store, item, mode, None, error=str(error))
-                    failed += own
-                    continue
-                finally:
-                    ahead += itertools.islice(decoded, 1)
-                begun = time.perf_counter()
-                (visual,) = self.stage.lmm.visual_tokens(frames.to(device), [len(frames)])
-                times = {"decode": seconds, "encode": round(time.perf_counter() - begun, 4)}
-                for item in own:
-                    yield _Question(item, self._prompt(item, len(frames) > 0), visual, len(frames), dict(times))
-
-    def _frames(self, folder: Path, media: str, mode: str) -> tuple[Tensor, float]:
-        """What the model sees of a video in ``mode``, uint8 [M, 3, side, side], and the seconds that decoding took."""
-        size = self.stage.lmm.encoder.image_size
-        if mode == "blind":
-            return frames_to_tensor([], 0, size), 0.0
+    def _encode(self, clips: Sequence[_Seen]) -> None:
+        """Compress clips of equal numbers of frames, together."""
         begun = time.perf_counter()
-        clip = read_video(folder / media, self.sampling, self.config.decoder)
-        frames = clip.frames
-        if mode == "single_frame":
-            frames = frames[len(frames) // 2][None]
-        elif mode == "shuffled":
-            frames = frames[shuffled_order(media, clip.timestamps)]
-        pixels = [to_square(frame, size, self.stage.resized) for frame in frames]
-        return frames_to_tensor(pixels, len(pixels), size), round(time.perf_counter() - begun, 4)
+        visual = self.runner.answerer.see([seen.pixels.frames for seen in clips if seen.pixels is not None])
+        kept = [tokens.cpu() for tokens in visual]
+        each = round((time.perf_counter() - begun) / len(clips), 4)
+        for seen, tokens in zip(clips, kept, strict=True):
+            seen.visual, seen.pixels = tokens, None
+            seen.seconds = seen.seconds | {"encode": each}
 
-    def _prompt(self, item: Item, has_visual: bool) -> Tensor:
-        tokenizer = self.stage.lmm.language.tokenizer
-        return tokenize_prompt(
-            item.prompt, has_visual, self.template, tokenizer, system=item.system, prefill=item.prefill
-        ).to(self.stage.device)
+    def _answer(self, batch: Sequence[_Seen]) -> int:
+        """Ask what is left of a batch of clips, and store it; the number of questions."""
+        waiting = [seen for seen in batch if seen.pixels is not None]
+        for together in _parts(waiting, max(1, ENCODED_TOGETHER // max(1, waiting[0].frames)) if waiting else 1):
+            self._encode(together)
+        asked = 0
+        for questions in _parts([(seen, item) for seen in batch for item in seen.clip.items], self.config.batch_size):
+            left = [(seen, item) for seen, item in questions if item.id in seen.unanswered]
+            if left:
+                self._generate(left)
+            asked += len(left)
+        for seen in batch:
+            seen.visual = None
+        return asked
 
-    def _answer(self, group: Sequence[_Question], mode: str, store: PredictionStore) -> None:
+    def _generate(self, questions: Sequence[tuple[_Seen, Item]]) -> None:
         begun = time.perf_counter()
-        answers = self.stage.generate(
-            [q.prompt for q in group], [q.visual for q in group], max_new_tokens=self.config.max_new_tokens
-        )
-        each = round((time.perf_counter() - begun) / len(group), 4)
-        for question, answer in zip(group, answers, strict=True):
-            self._store(
-                store,
-                question.item,
-                mode,
-                answer,
-                visual_tokens=len(question.visual),
-                frame_count=question.frames,
-                max_new_tokens=self.config.max_new_tokens,
-                seconds=question.seconds | {"generate": each},
-            )
-
-    def _store(self, store: PredictionStore, item: Item, mode: str, response: str | None, **more: object) -> None:
-        store.append(
-            {
-                "id": item.id,
-                "prompt_sha": prompt_sha(item),
-                "model": self.model,
-                "mode": mode,
-                "frames": self._frames_key(mode),
-                "response": response,
-                **more,
+        prompts = [self._prompt(item, seen.timestamps) for seen, item in questions]
+        visual = [seen.visual for seen, _ in questions if seen.visual is not None]
+        asked = [Prompt(p, item.system, item.prefill) for (_, item), p in zip(questions, prompts, strict=True)]
+        answers = self.runner.answerer.ask(asked, visual, max_new_tokens=self.tokens)
+        each = round((time.perf_counter() - begun) / len(questions), 4)
+        rows = []
+        for (seen, item), prompt, answer in zip(questions, prompts, answers, strict=True):
+            row = {
+                "response": answer.text,
+                "visual_tokens": answer.visual_tokens,
+                "prompt_tokens": answer.prompt_tokens,
+                "answer_tokens": answer.answer_tokens,
+                "frame_count": seen.frames,
+                "max_new_tokens": self.tokens,
+                "seconds": seen.seconds | {"generate": each},
             }
-        )
+            # a prompt that depends on the frames is found again by them
+            row |= {"timestamps": list(seen.timestamps)} if prompt != self._prompt(item, ()) else {}
+            rows.append(self._row(item, prompt) | row)
+        self.store.extend(rows)
+
+    def _store_failed(self, seen: _Seen, error: str) -> None:
+        left = [item for item in seen.clip.items if item.id in seen.unanswered]
+        rows = [self._row(item, self._prompt(item, ())) | {"response": None, "error": error} for item in left]
+        self.store.extend(rows)
+
+    def _row(self, item: Item, prompt: str) -> dict[str, Any]:
+        return {
+            "id": item.id,
+            "prompt_sha": prompt_sha(item, prompt),
+            "model": self.runner.model,
+            "mode": self.mode,
+            "frames": self.config.frames_text(self.mode),
+        }
 
 
-def shuffled_order(media: str, positions: Sequence[float]) -> list[int]:
-    """A random order of a video's frames, the same in every run, that shows them otherwise than time does.
-
-    Args:
-        media: path of the video below its suite's folder; its hash is the seed.
-        positions: when each frame is shown, [M]. With fewer than three different ones any order may come, time's too.
-
-    Returns:
-        Indices of the frames, [M].
-    """
-    draw = np.random.default_rng(int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], "big"))
-    order = draw.permutation(len(positions))
-    while len(set(positions)) >= 3 and [positions[k] for k in order] == list(positions):
-        order = draw.permutation(len(positions))
-    return [int(k) for k in order]
-
-
-def subset(items: list[Item], limit: int | None) -> list[Item]:
-    """About ``limit`` items, spread evenly over the suite and without tearing a video's questions apart."""
-    if limit is None or limit >= len(items):
-        return items
-    clusters: dict[str, list[Item]] = {}
-    for item in items:
-        clusters.setdefault(item.cluster, []).append(item)
-    wanted = max(1, round(len(clusters) * limit / len(items)))
-    names = list(clusters)
-    chosen = {names[i * len(names) // wanted] for i in range(wanted)}
-    return [item for item in items if item.cluster in chosen]
-
-
-def batched(questions: Iterator[_Question], size: int) -> Iterator[list[_Question]]:
-    """Lists of at most ``size``."""
-    while group := list(itertools.islice(questions, size)):
-        yield group
+def _parts(sequence: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(sequence), size):
+        yield sequence[start : start + size]

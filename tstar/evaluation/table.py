@@ -10,30 +10,31 @@ from typing import TYPE_CHECKING
 
 from tstar.errors import ConfigError, suggest
 from tstar.evaluation import get_benchmark
-from tstar.evaluation.contrasts import Part, baseline_differences
-from tstar.evaluation.items import Report
+from tstar.evaluation.contrasts import Part, baseline_differences, in_suite_mean
+from tstar.evaluation.items import FAILED, MISSING, Report
 from tstar.evaluation.prediction_store import BASELINES, MODE_LABELS, MODES
-from tstar.evaluation.statistics import LEVEL
+from tstar.evaluation.statistics import HIGHEST_RATING, LEVEL, aggregate
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 ROW_LABELS = {"chance": "chance"} | {mode: MODE_LABELS[mode] for mode in reversed(MODES)}
 ABSENT = "–"
+NAMED = 3
+"""Reasons for unanswered questions, and questions of one, that the table's notes name; the page below it names all."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A value in percent, its interval in percent if it has one; ``value`` None where nothing was measured."""
+    """A value in percent, or a judge's mark; its interval if it has one; ``value`` None where nothing was measured."""
 
     value: float | None
     interval: tuple[float, float] | None = None
+    digits: int = 1
+    """Behind the point."""
 
     def __str__(self) -> str:
-        if self.value is None:
-            return ABSENT
-        spread = f" [{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else ""
-        return f"{self.value:.1f}{spread}"
+        return number_text(self.value, self.interval, self.digits)
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,40 @@ class ComparisonTable:
         return table
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A GitHub-flavoured table with an empty line after it; the first column is text, the others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """A GitHub-flavoured table with an empty line after it; the first ``texts`` columns are text, the others are numbers."""
+    lines = [header, [*["---"] * texts, *["---:"] * (len(header) - texts)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def number_text(value: float | None, interval: Sequence[float] | None = None, digits: int = 1, sign: str = "") -> str:
+    """``45.0 [40.1, 49.8]``; with ``sign="+"`` as a difference."""
+    if value is None:
+        return ABSENT
+    spread = f" [{interval[0]:{sign}.{digits}f}, {interval[1]:{sign}.{digits}f}]" if interval else ""
+    return f"{value:{sign}.{digits}f}{spread}"
+
+
+def value_text(
+    suite: str, name: str, value: float | None, interval: Sequence[float] | None = None, sign: str = ""
+) -> str:
+    """An aggregate of a suite as tables have it: a count as it is, a judge's mark with two digits, the rest in percent."""
+    benchmark = get_benchmark(suite)
+    if value is not None and name in benchmark.counts:
+        return f"{value:{sign}.0f}"
+    scale, digits = (1, 2) if name in benchmark.ratings else (100, 1)
+    ends = [scale * end for end in interval] if interval else None
+    return number_text(None if value is None else scale * value, ends, digits, sign)
 
 
 def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonTable:
     """Table of ``{suite: {mode: report}}``, suites in the order given; modes as in :data:`MODES`.
 
-    The mean weighs suites equally, takes VNBench's ``independent``, and is left out of a row that lacks a suite.
+    The mean weighs suites equally, takes VNBench's ``independent``, and is left out of a row that lacks a suite. Judges' marks
+    are no share of questions and not in it.
 
     Raises:
-        ConfigError: no suites, or an unknown suite or mode.
+        ConfigError: no suites, an unknown suite or mode, or more than one judge.
     """
     _check(reports)
     columns = table_columns(reports)
@@ -88,9 +110,9 @@ def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonT
         entries = {(suite, value): _entry(reports[suite], mode, value) for suite, value in columns}
         if all(entry.value is None for entry in entries.values()):
             continue
-        means = [entries[suite, get_benchmark(suite).in_mean].value for suite in reports]
+        means = [entries[suite, get_benchmark(suite).in_mean].value for suite in reports if in_suite_mean(suite)]
         measured = [value for value in means if value is not None]
-        mean = Entry(sum(measured) / len(measured)) if len(measured) == len(means) else Entry(None)
+        mean = Entry(sum(measured) / len(measured)) if measured and len(measured) == len(means) else Entry(None)
         rows.append((ROW_LABELS[mode], (*entries.values(), mean)))
     return ComparisonTable(_title(reports), (*columns.values(), "mean"), tuple(rows), _notes(reports))
 
@@ -99,9 +121,53 @@ def table_columns(suites: Iterable[str]) -> dict[tuple[str, str], str]:
     """The (suite, value) pairs that tables have a column for, with their labels."""
     labels: dict[tuple[str, str], str] = {}
     for suite in suites:
-        values = get_benchmark(suite).columns
-        labels |= {(suite, value): f"{suite} {value}" if len(values) > 1 else suite for value in values}
+        benchmark = get_benchmark(suite)
+        for value in benchmark.columns:
+            label = f"{suite} {value}" if len(benchmark.columns) > 1 else suite
+            labels[suite, value] = f"{label} (0-{HIGHEST_RATING:.0f})" if value in benchmark.ratings else label
     return labels
+
+
+def not_answered(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, dict[str, str]]:
+    """Why questions have no answer, by suite and question: their video cannot be decoded, or is not there.
+
+    Where a question failed in a baseline only, that is said.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for suite, by_mode in reports.items():
+        lead = _leading(by_mode)
+        for report in (lead, *by_mode.values()):
+            mode = next(mode for mode, other in by_mode.items() if other is report)
+            only = "" if report is lead else f" ({ROW_LABELS[mode]} only)"
+            for item_id, reason in report.reasons.items():
+                if item_id not in lead.reasons or report is lead:
+                    found.setdefault(suite, {}).setdefault(item_id, reason + only)
+    return found
+
+
+def by_reason(unanswered: Mapping[str, str]) -> dict[str, list[str]]:
+    """Questions by why they have no answer."""
+    found: dict[str, list[str]] = {}
+    for item_id, reason in unanswered.items():
+        found.setdefault(reason, []).append(item_id)
+    return found
+
+
+def not_answered_lines(reports: Mapping[str, Mapping[str, Report]]) -> list[str]:
+    """A line a suite that has unanswered questions: how many failed, and how many were never asked."""
+    lines = []
+    for suite in not_answered(reports):
+        lead = _leading(reports[suite])
+        told = [f"{len(lead.named(how))} {words}" for how, words in _UNANSWERED.items() if lead.named(how)]
+        told = told or ["some failed in a baseline only"]
+        lines.append(f"{suite}: of {lead.counts['n']} questions {' and '.join(told)}")
+    return lines
+
+
+_UNANSWERED = {
+    FAILED: "failed, for their media cannot be read",
+    MISSING: "were never asked, for their media are missing",
+}
 
 
 def category_rows(parts: Sequence[Part]) -> tuple[list[str], list[list[str]]]:
@@ -124,16 +190,20 @@ def _check(reports: Mapping[str, Mapping[str, Report]]) -> None:
                 raise ConfigError(f"unknown mode {mode!r} of {suite}{suggest(mode, MODES)}")
             if report.benchmark != suite:
                 raise ConfigError(f"the {mode} report under {suite} is one of {report.benchmark}")
+    judges = sorted({report.judge for by_mode in reports.values() for report in by_mode.values() if report.judge})
+    if len(judges) > 1:
+        raise ConfigError(f"one table has one judge, these reports have {', '.join(judges)}; score them again with one")
 
 
 def _entry(by_mode: Mapping[str, Report], mode: str, value: str) -> Entry:
-    if mode == "chance":
-        return Entry(100 * _leading(by_mode).chance[value])
-    if mode not in by_mode:
+    lead = _leading(by_mode)
+    scale, digits = (1, 2) if value in get_benchmark(lead.benchmark).ratings else (100, 1)
+    found = lead.chance if mode == "chance" else by_mode[mode].aggregate if mode in by_mode else {}
+    if value not in found:
         return Entry(None)
-    report = by_mode[mode]
-    interval = report.intervals.get(value) if mode == "full" else None
-    return Entry(100 * report.aggregate[value], (100 * interval[0], 100 * interval[1]) if interval else None)
+    interval = by_mode[mode].intervals.get(value) if mode == "full" else None
+    ends = (scale * interval[0], scale * interval[1]) if interval else None
+    return Entry(scale * found[value], ends, digits)
 
 
 def _leading(by_mode: Mapping[str, Report]) -> Report:
@@ -162,12 +232,13 @@ def _notes(reports: Mapping[str, Mapping[str, Report]]) -> tuple[str, ...]:
         everything = lead.aggregate.get("accuracy_all")
         if everything is not None and everything != lead.aggregate["accuracy"]:
             note += f"; accuracy is of the answered, of all questions it is {100 * everything:.1f}"
-        notes.append(note)
+        notes.append("; ".join([note, *_other_rules(lead)]))
+        notes += _unanswered_notes(suite, by_mode)
     notes.append(
-        f"brackets: {LEVEL:.0%} interval, bootstrap over clusters (videos; VNBench: the four tries of a question)"
+        f"brackets: {LEVEL:.0%} interval, bootstrap over clusters (videos; VNBench: the four tries of a question), Wilson's where "
+        "all are alike"
     )
-    if any("vnbench" in suite for suite in reports):
-        notes.append("mean: VNBench enters with its independent score")
+    notes += mean_notes(reports)
     found = baseline_differences(reports)
     for mode in BASELINES:
         if mode in found and "mean" in found[mode]:
@@ -175,3 +246,52 @@ def _notes(reports: Mapping[str, Mapping[str, Report]]) -> tuple[str, ...]:
             told = f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points"
             notes.append(f"{MODE_LABELS['full']} minus {MODE_LABELS[mode]}: {told}, mean over suites, paired")
     return tuple(notes)
+
+
+def _unanswered_notes(suite: str, by_mode: Mapping[str, Report]) -> list[str]:
+    """What has no answer and why, in a few words, and what the score is without what was never asked."""
+    unanswered = not_answered({suite: by_mode}).get(suite)
+    if not unanswered:
+        return []
+    (line,) = not_answered_lines({suite: by_mode})
+    reasons = by_reason(unanswered)
+    told = [
+        f"{reason} ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})"
+        for reason, ids in list(reasons.items())[:NAMED]
+    ]
+    more = f"; and {len(reasons) - NAMED} more reasons" if len(reasons) > NAMED else ""
+    notes = [f"{line}: {'; '.join(told)}{more}"]
+    lead = _leading(by_mode)
+    asked = [item for item in lead.items if item.how != MISSING]
+    if asked and len(asked) < len(lead.items):
+        benchmark = get_benchmark(suite)
+        cells, shares = benchmark.cells(asked), [name for name in benchmark.columns if name not in benchmark.ratings]
+        alone = ", ".join(f"{name} {100 * aggregate(cells[name]):.1f}" for name in shares)
+        notes.append(f"{suite}: of the {len(asked)} questions that were asked: {alone}")
+    return notes
+
+
+def mean_notes(suites: Iterable[str]) -> list[str]:
+    """What has to be said about a mean over these suites."""
+    names = list(suites)
+    notes = ["mean: VNBench enters with its independent score"] if any("vnbench" in name for name in names) else []
+    marked = [name for name in names if not in_suite_mean(name)]
+    if marked:
+        notes.append(f"mean: without {', '.join(marked)}, whose value is a mark and no share of questions")
+    return notes
+
+
+def _other_rules(report: Report) -> list[str]:
+    """What the other rules make of the same answers, and how often they say otherwise."""
+    told = []
+    columns = get_benchmark(report.benchmark).columns
+    for rules, other in report.other_rules.items():
+        values = {name: other["aggregate"][name] for name in columns if name in other["aggregate"]}
+        texts = [
+            f"{name} {text}" if len(values) > 1 else text
+            for name, value in values.items()
+            for text in [value_text(report.benchmark, name, value)]
+        ]
+        questions = "1 question" if other["differ"] == 1 else f"{other['differ']} questions"
+        told.append(", ".join([f"{rules} rule: {' '.join(texts)}".rstrip(": "), f"another verdict on {questions}"]))
+    return told

@@ -1,27 +1,36 @@
-"""Video-MME without subtitles: 900 videos from seconds to an hour, three questions each.
+"""Video-MME, without and with subtitles: 900 videos from seconds to an hour, three questions each.
 
 Fu et al., "Video-MME", arXiv:2405.21075; one table, a row a question, published as parquet and read from JSON Lines
-with the same fields too. The official accuracy counts answered questions only; ``accuracy_all`` counts all.
+with the same fields too. The official accuracy counts answered questions only; ``accuracy_all`` counts all. With
+subtitles the prompt opens with what is said while the model's frames are shown; 744 of the videos have them, of the
+others the same is asked as without.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tstar.errors import DataError
 from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
-from tstar.evaluation.files import LETTERS, as_record, field, letter_of, read_json_or_lines, text_list
+from tstar.evaluation.files import LETTERS, as_record, field, letter_of, table_rows, text_list
+from tstar.evaluation.harness_rules import extract_mcq_answer
 from tstar.evaluation.items import FAILED, MISSING, Item, ItemScore, Verdict
 from tstar.evaluation.responses import ResponseLine, ResponseSet
 from tstar.evaluation.statistics import Cell
+from tstar.evaluation.subtitles import read_subtitles, shown_at
 
 DURATIONS = ("short", "medium", "long")
 OPENING = (
     "Select the best answer to the following multiple-choice question based on the video. "
     "Respond with only the letter (A, B, C, or D) of the correct option."
 )
+SUBTITLED_OPENING = OPENING.replace("the video.", "the video and the subtitles.")
+SUBTITLES_HEAD = "This video's subtitles are listed below:"
+ENDINGS = (".mp4", ".MP4", ".mkv")
+"""What the published videos' names end in, nearly all in the first."""
 # deleted one after the other; two entries are pairs run together, as in the published list, and hardly ever match
 ANSWER_PHRASES = (
     "The best answer is",
@@ -38,7 +47,10 @@ ANSWER_PHRASES = (
 
 
 class VideoMME(Benchmark):
-    """``accuracy`` (official: of the answered), ``accuracy_all``, the official one by duration, domain, …"""
+    """``accuracy`` (official: of the answered), ``accuracy_all``, the official one by duration, domain, …
+
+    Under the other rules ``accuracy`` is of all questions too.
+    """
 
     main = "accuracy"
     main_values = ("accuracy", "accuracy_all")
@@ -46,17 +58,18 @@ class VideoMME(Benchmark):
     in_mean = "accuracy"
     breakdown = (("duration", ""),)
     uncounted = frozenset({FAILED, MISSING, UNPARSED})
+    rule_names = ("official", "strict", "lmms-eval")
     counts = frozenset({"answered"})
     published = {"test": 2700}  # noqa: RUF012
 
     def read(self, annotations: Any) -> list[Item]:
-        """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` table; of a folder ``test.jsonl`` or else parquet."""
-        where = "annotations"
-        if isinstance(annotations, Path):
-            annotations, where = _table(annotations), str(annotations)
-        if isinstance(annotations, (str, Mapping)) or not isinstance(annotations, Iterable):
-            raise DataError(f"{where}: must be a table of questions, got {type(annotations).__name__}")
-        return [_item(row, f"{where}, row {number}") for number, row in enumerate(annotations)]
+        """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` table; of a folder ``test.jsonl`` or else parquet.
+
+        Videos are looked for below the folder, or that of the table.
+        """
+        rows, where = table_rows(annotations, ("test.jsonl",))
+        folder = _folder_of(annotations)
+        return [_item(row, folder, f"{where}, row {number}") for number, row in enumerate(rows)]
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """The first capital A to D once the answer phrases are gone; unread answers leave the denominator."""
@@ -67,6 +80,11 @@ class VideoMME(Benchmark):
         if found is None:
             return Verdict(None, UNPARSED, False)
         return Verdict(found[0], "first", found[0] == item.answer)
+
+    def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
+        """The harness's reader of letters; an unread answer is wrong."""
+        letter = extract_mcq_answer(line.response or "", "ABCD")
+        return Verdict(letter or None, "harness" if letter else UNPARSED, letter == item.answer)
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """One stratum everywhere: all these accuracies are over questions."""
@@ -101,34 +119,29 @@ class VideoMME(Benchmark):
         return ResponseSet(lines)
 
 
-def _table(path: Path) -> Any:
-    if path.is_dir():
-        if (path / "test.jsonl").is_file():
-            return read_json_or_lines(path / "test.jsonl")
-        tables = sorted(path.glob("*.parquet")) or sorted(path.glob("*/*.parquet"))
-        if not tables:
-            raise DataError(f"{path}: holds neither test.jsonl nor a .parquet table")
-        return [row for table in tables for row in _parquet(table)]
-    return _parquet(path) if path.suffix == ".parquet" else read_json_or_lines(path)
+class VideoMMESubtitles(VideoMME):
+    """Video-MME with subtitles, of the videos that have a file of them beside the table or in the folder of it."""
+
+    def read(self, annotations: Any) -> list[Item]:
+        """As without, with the path of the subtitles where there are any."""
+        folder = _folder_of(annotations)
+        items = super().read(annotations)
+        return [replace(i, subtitles=_there(folder, [f"subtitle/{PurePosixPath(i.media).stem}.srt"])) for i in items]
+
+    def prompt_for(self, item: Item, folder: Path, timestamps: Sequence[float]) -> str:
+        """The item's prompt, with the subtitles that are shown together with the frames."""
+        if not item.subtitles:
+            return item.prompt
+        return self.prompt_with_subtitles(item, shown_at(read_subtitles(folder / item.subtitles), timestamps))
+
+    def prompt_with_subtitles(self, item: Item, lines: Sequence[str]) -> str:
+        """The official prompt below ``lines``; with none of them the prompt is the one without subtitles."""
+        if not lines:
+            return item.prompt
+        return "\n".join([SUBTITLES_HEAD, *lines, SUBTITLED_OPENING + item.prompt.removeprefix(OPENING)])
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(
-            f"{path}: reading parquet needs pyarrow: pip install pyarrow, or write the table as JSON Lines (test.jsonl)"
-        ) from None
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-        raise DataError(f"{path}: not a readable parquet table ({error})") from None
-    return rows
-
-
-def _item(row: Any, where: str) -> Item:
+def _item(row: Any, folder: Path | None, where: str) -> Item:
     record = as_record(row, where)
     lines = text_list(record, "options", where)
     options = []
@@ -141,13 +154,25 @@ def _item(row: Any, where: str) -> Item:
     if duration not in DURATIONS:
         raise DataError(f"{where}: field 'duration' must be one of {', '.join(DURATIONS)}, got {duration!r}")
     named = {name: field(record, name, str, where) for name in ("domain", "sub_category", "task_type")}
-    question = field(record, "question", str, where)
+    question, video = field(record, "question", str, where), field(record, "videoID", str, where)
     return Item(
         id=field(record, "question_id", str, where),
-        media=f"data/{field(record, 'videoID', str, where)}.mp4",
+        media=_there(folder, [f"data/{video}{ending}" for ending in ENDINGS]) or f"data/{video}{ENDINGS[0]}",
+        question=question,
         prompt="\n".join([OPENING, question, *lines, "The best answer is:"]),
         options=tuple(options),
         answer=letter_of(record, "answer", len(options), where),
         categories={"duration": duration, **named},
         cluster=field(record, "video_id", str, where),
     )
+
+
+def _folder_of(annotations: Any) -> Path | None:
+    if not isinstance(annotations, Path):
+        return None
+    return annotations if annotations.is_dir() else annotations.parent
+
+
+def _there(folder: Path | None, names: Sequence[str]) -> str:
+    """The first of ``names`` that is a file below ``folder``; "" if none is."""
+    return next((name for name in names if folder and (folder / name).is_file()), "")

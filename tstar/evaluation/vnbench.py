@@ -35,6 +35,7 @@ class VNBench(Benchmark):
     breakdown = (("family", "independent/"), ("family", "circular/"))
     category_names = {"ret": "retrieval", "ord": "ordering", "cnt": "counting"}  # noqa: RUF012
     uncounted = frozenset({FAILED, MISSING})  # the scorer skips lines without a prediction
+    published = {"main": 5400}  # noqa: RUF012
 
     def read(self, annotations: Any) -> list[Item]:
         """Rows of the official list; a folder is searched for ``VNBench-main-4try.json``."""
@@ -99,11 +100,12 @@ def _item(row: Any, where: str) -> Item:
     family = kind.split("_")[0]
     if family not in FAMILIES:
         raise DataError(f"{where}: field 'type' must start with one of {', '.join(FAMILIES)}, got {kind!r}")
-    group = f"{haystack_of(video)}_{kind}"
+    group, question = f"{haystack_of(video)}_{kind}", field(record, "question", str, where)
     return Item(
         id=f"{group}_{attempt}",
         media=video.removeprefix("./"),
-        prompt=f"{field(record, 'question', str, where)}\n{letter_lines(options)}\n{INSTRUCTION}",
+        question=question,
+        prompt=f"{question}\n{letter_lines(options)}\n{INSTRUCTION}",
         options=options,
         answer=answer,
         truth=truth,

@@ -1,0 +1,1 @@
+"""Tasks for lmms-eval's ``--include_path``."""

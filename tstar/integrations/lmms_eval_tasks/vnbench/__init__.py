@@ -1,0 +1,1 @@
+"""VNBench for lmms-eval, which has no task of that name."""

@@ -18,9 +18,9 @@ from typing import Any
 
 from compressors_report import write_report
 from store import Store
-from timing import GIB, machine, run_child
 
 from tstar.errors import ConfigError
+from tstar.reports.measured_cost import GIB, machine, run_child
 
 CASES = Path(__file__).with_name("compressors_cases.py")
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -11,10 +11,11 @@ import time
 from typing import Any
 
 import torch
-from timing import available_bytes, measure, peak_of, to_json
+from timing import measure, to_json
 from torch import Tensor
 
 from tstar.compressors import Compressor, build_compressor
+from tstar.reports.measured_cost import available_bytes, peak_of
 
 
 def clip(case: dict[str, Any]) -> dict[str, Any]:

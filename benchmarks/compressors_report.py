@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timing import GIB
+from tstar.reports.measured_cost import GIB
 
 FAMILIES = {
     "pooling and projector": ("no compression", "average", "bilinear", "3D pooling"),

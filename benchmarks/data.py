@@ -18,9 +18,9 @@ from typing import Any
 
 from data_report import summary, write_report
 from store import Store
-from timing import machine, run_child
 
 from tstar.errors import ConfigError
+from tstar.reports.measured_cost import machine, run_child
 
 CASES = Path(__file__).with_name("data_cases.py")
 

@@ -22,7 +22,7 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
-from timing import measure_together, peak_of, to_json
+from timing import measure_together, to_json
 
 from tstar.data.frame_sampling import FrameSampling, nearest_frames
 from tstar.data.images import encode_image
@@ -32,6 +32,7 @@ from tstar.data.shard_set import ShardSet
 from tstar.data.sharding import ShardWork, write_shards
 from tstar.data.sharding_settings import ShardSettings
 from tstar.data.stored_media import MediaReader, store_media
+from tstar.reports.measured_cost import peak_of
 
 TURNS = [
     {"from": "human", "value": "<image>\nWhat happens first?"},

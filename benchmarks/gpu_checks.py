@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import csv
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import machine
 
 from tstar.cli.main import main as tstar
 from tstar.compressors import Compressor, build_compressor
+from tstar.reports.measured_cost import machine, repeated, seconds_of
 
 COMPRESSORS: dict[str, dict[str, Any]] = {
     "mambamia, mamba1": {"name": "mambamia", "ssm": "mamba1"},
@@ -143,14 +144,8 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
 
 def milliseconds(work: Any, device: str, calls: int) -> float:
     """Mean time of a call, after two that do not count."""
-    times = []
-    for _ in range(calls + 2):
-        begun = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return 1e3 * sum(times[2:]) / calls
+    times = repeated(lambda: {"": seconds_of(work, device)}, warmup=2, samples=calls)[""]
+    return 1e3 * statistics.fmean(times)
 
 
 def slowest(work: Any, device: str) -> list[dict[str, Any]]:

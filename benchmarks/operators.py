@@ -23,9 +23,9 @@ from operators_report import write_report
 from operators_settings import Say, Settings
 from operators_stack import length_section, stack_section, train_section
 from store import Store
-from timing import machine
 
 from tstar.errors import ConfigError, suggest
+from tstar.reports.measured_cost import machine
 
 SECTIONS: dict[str, tuple[Callable[[Settings, Say], dict[str, Any]], str]] = {
     "machine": (machine_rates, "what the machine does at best"),

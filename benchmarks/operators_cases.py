@@ -15,12 +15,13 @@ import torch
 from operators_kernels import layer_work
 from operators_peers import layers
 from operators_settings import POSITIONS_PER_FRAME, Settings, generator
-from timing import Timing, measure, peak_of, to_json
+from timing import Timing, measure, to_json
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from tstar.compressors import build_compressor
 from tstar.compressors.shell import SequenceCompressor
+from tstar.reports.measured_cost import peak_of
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::linear", "aten::mkldnn_linear")
 """Operations whose own time is a matrix product's; own times do not overlap, so none is counted twice."""

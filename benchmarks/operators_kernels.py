@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from operators_peers import MEMORY_SHARE, dual_bytes, fitting_length, layers, scan_alone, scan_bytes
 from operators_settings import Say, Settings, both_work, copy_works, forward_work, generator, scan_inputs, show
-from timing import Work, available_bytes, measure, measure_together, run_child
+from timing import measure, measure_together
 
 from tstar.ops import causal_conv1d, selective_scan
 from tstar.ops.ssd import ssd_scan
+from tstar.reports.measured_cost import Work, available_bytes, run_child
 
 CASES = Path(__file__).with_name("operators_cases.py")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from operators_settings import Settings
-from timing import available_bytes
 from torch import Tensor, nn
 from transformers import Mamba2Config, MambaConfig
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 from tstar.nn import Mamba2Mixer, MambaMixer
+from tstar.reports.measured_cost import available_bytes
 
 MEMORY_SHARE = 0.7
 """Of the memory at hand, what a call may be expected to need."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from operators_plot import draw_curve
 from operators_targets import median, ratio, targets
-from timing import GIB
+
+from tstar.reports.measured_cost import GIB
 
 Row = Sequence[str]
 

@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from timing import Timing, Work
+from timing import Timing
 from torch import Tensor
+
+from tstar.reports.measured_cost import Work
 
 Say = Callable[[str], None]
 """Prints a line for a reader."""

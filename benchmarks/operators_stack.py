@@ -6,7 +6,9 @@ from typing import Any
 from operators_cases import compressor_of
 from operators_kernels import CASES
 from operators_settings import POSITIONS_PER_FRAME, Say, Settings
-from timing import GIB, Timing, run_child
+from timing import Timing
+
+from tstar.reports.measured_cost import GIB, run_child
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
 RUNS: dict[str, dict[str, str]] = {

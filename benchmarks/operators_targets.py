@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from operators_stack import LENGTH_RUNS, RUNS
-from timing import GIB
+
+from tstar.reports.measured_cost import GIB
 
 Sections = Mapping[str, Any]
 Value = Callable[[Any], "float | None"]

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tstar.reports.measured_cost import run_child
+
 SECTIONS = ["machine", "scan", "ssd", "conv", "stack", "length", "train", "curve"]
 
 
@@ -76,7 +78,7 @@ def test_verdicts_follow_the_numbers(benchmark, value, met):
 
 @pytest.mark.slow
 def test_a_child_process_answers(folder, benchmark):
-    timing, settings = importlib.import_module("timing"), importlib.import_module("operators_settings")
+    settings = importlib.import_module("operators_settings")
     case = {"whose": "tstar", "version": 2, "length": 110, "precision": "fp32"}
     case["settings"] = settings.Settings.small(1, 0).to_json()
-    assert timing.run_child(folder / "operators_cases.py", "layer_peak", case, {})["peak_bytes"] >= 0
+    assert run_child(folder / "operators_cases.py", "layer_peak", case, {})["peak_bytes"] >= 0

@@ -1,0 +1,223 @@
+"""``tstar profile``: what it measures, keeps and writes, and what wrong options are told."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tstar.cli.main import main
+from tstar.cli.profile import cases_of
+from tstar.cli.profile_file import read_preset
+from tstar.compressors import build_compressor
+from tstar.reports import profile
+from tstar.reports.profile_case import measure
+from tstar.reports.profile_cases import ANSWER, PARTS, Case
+
+RECIPE = ["profile", "--config", "stages/align.yaml"]
+QUICK = ["--samples", "2", "--warmup", "0", "--device", "cpu", "--text-tokens", "8"]
+FIGURE = Path("configs/profiles/figure4.yaml")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Cases that were measured, in this process."""
+    found = []
+
+    def here(program, name, settings, environment, time_limit):
+        case = Case.from_json(json.loads(json.dumps(settings)))
+        found.append(case)
+        return json.loads(json.dumps(measure(case)))
+
+    monkeypatch.setattr(profile, "run_child", here)
+    return found
+
+
+def test_a_recipe_is_measured_with_several_compressors_and_not_twice(workplace, asked, capsys):
+    command = [*RECIPE, *QUICK, "--compressors", "avg_pool,mambamia", "--frames", "4,2", "--out", "own"]
+    assert main([*command, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    order = [(c.frames, c.label, c.protocol) for c in asked]
+    assert order == [(m, label, p) for m in (2, 4) for label in ("avg_pool", "mambamia") for p in ("paper", "parts")]
+    (group,) = results["groups"]
+    assert group["weights"] == "compressor with random weights, encoder and language model pretrained"
+    assert (group["miniature"], group["precision"], group["device"]) == (True, "fp32", "cpu")
+    assert [row["visual_tokens"] for row in group["rows"][::2]] == [2 * 9, 6, 4 * 9, 12]
+    assert {frozenset(row["seconds"]) for row in group["rows"]} == {
+        frozenset({"total", "without_encoding"}),
+        frozenset({*ANSWER, "total"}),
+    }
+    assert json.loads(Path("own/results.json").read_text()) == results
+    for name in ("README.md", "results.csv", "align_cost.png", "align_parts.png"):
+        assert Path("own", name).stat().st_size > 0
+    asked.clear()
+    assert main([*command, "--precision", "fp32"]) == 0  # as it was
+    assert asked == []
+    told = capsys.readouterr().out
+    assert told.count("(measured before)") == 8
+    assert "[1/8] avg_pool, 2 frames, the paper's protocol\n" in told
+    assert main([*command, "--fresh", "--frames", "2", "--parts", "compress", "--compressors", "avg_pool"]) == 0
+    assert [(c.frames, c.parts) for c in asked] == [(2, ("compress",))]
+
+
+def test_videos_are_decoded_and_settings_of_the_recipe_count(workplace, asked, capsys):
+    videos = workplace / "data_shards" / "miniature" / "benchmarks" / "mini-vnbench"
+    given = ["--videos", str(videos), "--frames", "3", "--protocol", "parts", "--evaluation.decoder", "pyav"]
+    assert main([*RECIPE, *QUICK, *given, "--trainer.precision", "bf16-mixed", "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    (row,) = group["rows"]
+    assert set(row["seconds"]) == {*PARTS, "total"}
+    assert (row["decoders"], row["distinct_frames"]) == (["pyav"], 3)
+    assert group["precision"] == "bf16"
+    assert asked[0].matmul_precision == "medium"  # the miniature's
+    assert all(path.endswith(".mp4") for path in asked[0].videos)
+    assert Path("runs/profile/align/README.md").is_file()
+
+
+def test_a_checkpoint_is_measured_with_its_own_weights(workplace, asked, capsys):
+    few = ["--data.limit", "16", "--data.batch_size", "8", "--data.features", "null", "--trainer.max_epochs", "1"]
+    given = [*few, "--evaluation.benchmarks", "{}"]
+    assert main(["fit", "--config", "stages/align.yaml", *given]) == 0
+    capsys.readouterr()
+    assert main(["profile", "--ckpt", "runs/align", *QUICK, "--frames", "2", "--protocol", "paper", "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    path = workplace / "runs" / "align" / "1-align" / "checkpoints" / "last.ckpt"
+    assert group["weights"] == f"weights of {path}"
+    assert group["rows"][0]["status"] == "measured"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main(["profile", "--ckpt", str(path)]) == 2
+    assert "take another one from its folder" in capsys.readouterr().err
+
+
+def test_what_failed_is_told_by_the_status(workplace, monkeypatch, capsys):
+    def child(program, name, settings, environment, time_limit):
+        raise profile.ChildError("status 1:\nKeyError: 'x'", 1)
+
+    monkeypatch.setattr(profile, "run_child", child)
+    assert main([*RECIPE, *QUICK, "--frames", "2", "--protocol", "paper"]) == 1
+    told = capsys.readouterr()
+    assert "failed (KeyError: 'x')" in told.out
+    assert "1 of 1 cases failed" in told.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--frames", "many"], "--frames: must be like 128 or 1,128, got 'many'"),
+        (["--frames", "0"], "--frames must be at least 1, got 0"),
+        (["--parts", "compres"], "unknown part 'compres'; did you mean 'compress'"),
+        (["--parts", "encode,prefill"], "compress is missing in encode, prefill"),
+        (["--parts", "decode"], "decode and preprocess need --videos"),
+        (
+            ["--parts", "compress", "--protocol", "paper"],
+            "align is to measure compress alone, which goes with --protocol parts",
+        ),
+        (["--compressors", "manba"], "unknown compressor 'manba'; did you mean 'mamba'"),
+        (["--samples", "0"], "--samples must be at least 1"),
+        (["--videos", "nowhere"], "--videos: no such folder: nowhere"),
+        (["--videos", "stages"], "--videos: no videos in stages"),
+        (["--videos", "stages", "--frames-only"], "not allowed with argument"),
+        (["--device", "cuda:0"], "PyTorch finds no CUDA device here"),
+        (["--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--preset", "x.yaml"], "not allowed with argument --config"),
+        (["--model.init_args.compresor.name", "none"], "unknown key 'model.init_args.compresor'"),
+        (["--groups", "miniature"], "--groups goes with --preset"),
+        (["--out", "configs/profiles/figure4.yaml"], "--out must be a folder"),
+    ],
+)
+def test_a_wrong_option_ends_in_one_line(workplace, monkeypatch, capsys, options, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    try:
+        status = main([*RECIPE, *options])
+    except SystemExit as stop:  # options that the parser itself refuses
+        status = stop.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_groups_of_a_preset_are_chosen_by_name(capsys):
+    assert main(["profile", "--preset", str(FIGURE), "--groups", "paper_with"]) == 2
+    assert "has no group 'paper_with'; did you mean 'paper_width'" in capsys.readouterr().err
+    assert main(["profile", "--preset", str(FIGURE), "--protocol", "paper", "--groups", "paper_width"]) == 2
+    assert "paper_width is to measure compress alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--random-weights", "--compressors=none"])
+def test_a_checkpoint_has_weights_and_a_compressor(capsys, option):
+    assert main(["profile", "--ckpt", "x.ckpt", option]) == 2
+    assert "goes with --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("title: t", "'groups' is missing"),
+        ("{title: t, groups: {a: {title: t}}}", "'config' is missing"),
+        ("{title: t, groups: {a: {title: t, config: [], confg: 1}}}", "unknown key 'confg'; did you mean 'config'"),
+        ("{title: t, groups: {a: {title: t, config: [R], protocol: parst}}}", "unknown protocol 'parst'"),
+        (
+            "{title: t, groups: {a: {title: t, config: [R], compressors: {x: none}}}}",
+            "'x' must be a mapping with a name",
+        ),
+        ("{title: t, groups: {a: {title: t, config: [R], over: {modle: 1}}}}", "unknown section 'modle'"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, text, words):
+    path = tmp_path / "own.yaml"
+    path.write_text(text.replace("R]", f"{Path('stages/align.yaml').resolve()}]"))
+    assert main(["profile", "--preset", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths():
+    title, groups = read_preset(FIGURE, [])
+    assert "figure 4" in title.lower()
+    options = dict.fromkeys(("frames", "compressors", "parts", "protocol", "precision", "samples", "warmup", "videos"))
+    arguments = Namespace(**options, text_tokens=256, seed=0, time_limit=60.0, memory_limit_gib=None)
+    names = ["none", "avg_pool", "bi_gpt_neox", "bimamba", "mambamia"]
+    sizes = {"miniature": (128, 160, (6, 6)), "paper_width": (1536, 3072, (10, 10))}
+    for group in groups:
+        cases = cases_of(group, arguments, "cpu")
+        assert sorted({case.frames for case in cases}) == [8, 16, 32, 64, 128, 256, 512, 1024]
+        assert list(dict.fromkeys(case.model.compressor["name"] for case in cases)) == names
+        assert len(cases) == 8 * 5 * (2 if group.name == "miniature" else 1)
+        assert {case.precision for case in cases} == {"bf16"}
+        wide = group.name == "paper_width"
+        assert {case.parts for case in cases} == ({("compress",)} if wide else {ANSWER})
+        assert {case.model.random for case in cases} == {wide}
+        assert {case.model.is_miniature for case in cases} == {not wide}
+        d_vision, d_language, grid = sizes[group.name]
+        for spec in (case.model.compressor for case in cases[: len(cases) // 8] if case.protocol == "parts"):
+            with torch.device("meta"):
+                compressor = build_compressor(d_vision=d_vision, d_language=d_language, grid=grid, **spec)
+            patches = grid[0] * grid[1]
+            each = {"none": patches, "avg_pool": patches // 4}.get(
+                spec["name"]
+            )  # the others: one a row of every third frame
+            for frames in (8, 1024):
+                assert compressor.num_tokens(frames) == (frames * each if each else -(-frames // 3) * grid[0])
+    assert {case.model.compressor["preset"] for case in cases} == {"paper"}
+
+
+@pytest.mark.slow
+def test_cases_in_processes_of_their_own_end_at_their_limits(workplace, capsys):
+    given = [*RECIPE, *QUICK, "--parts", "compress", "--compressors", "mambamia", "--json"]
+    assert main([*given, "--frames", "2,20000", "--memory-limit-gib", "2"]) == 0
+    rows = json.loads(capsys.readouterr().out)["groups"][0]["rows"]
+    assert [row["status"] for row in rows] == ["measured", "out of memory"]
+    assert rows[0]["memory"]["needed"] > 0
+    assert main([*given, "--frames", "2", "--time-limit", "0.5", "--seed", "1"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["groups"][0]["rows"]
+    assert (row["status"], row["reason"]) == ("time limit", "not one measurement in 0.5 s")
+    for options, words in (
+        (["--model.init_args.compressor.query_interval", "7"], "compressor.query_interval must be a divisor of the 36"),
+        (["--model.init_args.vision.model", "convnext_huge_d"], "unknown vision.model 'convnext_huge_d'"),
+    ):
+        assert main([*RECIPE, *QUICK, "--frames", "2", *options]) == 2
+        assert words in capsys.readouterr().err

@@ -4,17 +4,18 @@ A model's settings at the published scale and in the miniature are laid over a r
 ordinary recipe that ``tstar fit`` could be given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tstar.cli.recipe import Recipe, read_recipe
-from tstar.cli.yaml_files import load_yaml
+from tstar.cli.yaml_files import check_mapping, load_yaml
 from tstar.errors import ConfigError, suggest
 
-TOP = ("title", "recipe", "scale", "seeds", "paper_files", "common", "models")
-MODEL = ("label", "category", "text", "recipe", "paper_files", "paper", "miniature", "rows")
-ROW = ("paper", "miniature", "tokens")
+TOP = ("title", "recipe", "scale", "seeds", "paper_files", "miniature_files", "common", "orderings", "grid", "models")
+MODEL = ("label", "category", "text", "recipe", "paper_files", "grid", "paper", "miniature", "rows")
+ROW = ("paper", "miniature")
+PUBLISHED = ("tokens", "published")
+"""What a row that the paper has says of it."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,12 @@ class Budget:
 
     frames: int
     """Most frames of a video when it is evaluated."""
-    published_tokens: int
-    """Visual tokens of the row in the paper, at its scale."""
+    paper_frames: int
+    """The same at the published scale, by which orderings name the row."""
+    published_tokens: int | None = None
+    """Visual tokens of the row in the paper, at its scale; None for a row that the paper lacks."""
+    published: dict[str, float] = field(default_factory=dict)
+    """The paper's numbers by column, as printed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class AblationModel:
     text: str
     recipe: Recipe
     budgets: tuple[Budget, ...]
+    grid: tuple[int, int] | None = None
+    """Its place in a table that is a grid of two settings."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class Ablation:
     title: str
     scale: str
     seeds: tuple[int, ...]
+    orderings: tuple[tuple[str, tuple[str, ...]], ...]
+    """What the paper's rows say of one another: a sentence, and the comparisons it stands for."""
+    grid: tuple[str, ...]
+    """Names of the two settings of a grid; () for an ordinary table."""
     models: tuple[AblationModel, ...]
 
 
@@ -60,7 +71,7 @@ def read_ablation(path: Path, scale: str = "miniature") -> Ablation:
         ConfigError: a key or value that cannot be, or an unknown scale.
     """
     data, lines = load_yaml(path)
-    _check(data, TOP, str(path), wanted=("title", "recipe", "scale", "models"))
+    check_mapping(data, TOP, str(path), wanted=("title", "recipe", "scale", "models"))
     scale = data["scale"] if scale == "paper" else scale
     files = {file.stem: file for file in (path.parent.parent / "scale").glob("*.yaml")}
     if scale not in files:
@@ -69,27 +80,24 @@ def read_ablation(path: Path, scale: str = "miniature") -> Ablation:
     models = []
     for name, model in data["models"].items():
         place = lines.get(f"models.{name}", str(path))
-        _check(model, MODEL, place, wanted=("label", "category", "paper", "miniature", "rows"))
+        check_mapping(model, MODEL, place, wanted=("label", "category", "paper", "miniature", "rows"))
         for row in model["rows"]:
-            _check(row, ROW, place, wanted=ROW)
-        own = [path.parent / file for file in (*data.get("paper_files", ()), *model.get("paper_files", ()))]
+            check_mapping(row, (*ROW, *PUBLISHED), place, wanted=ROW)
+        extra = (*data.get(f"{side}_files", ()), *(model.get("paper_files", ()) if side == "paper" else ()))
+        own = [path.parent / file for file in extra]
         recipe = read_recipe(
-            [path.parent / model.get("recipe", data["recipe"]), files[scale], *(own if side == "paper" else ())],
+            [path.parent / model.get("recipe", data["recipe"]), files[scale], *own],
             [],
             f"{path.stem}-{name}",
             over=[((data.get("common") or {}).get(side) or {}, place), (model[side] or {}, place)],
         )
-        budgets = tuple(Budget(row[side], row["tokens"]) for row in model["rows"])
-        models.append(AblationModel(name, model["label"], model["category"], model.get("text", ""), recipe, budgets))
-    return Ablation(data["title"], scale, tuple(data.get("seeds", (0,))), tuple(models))
-
-
-def _check(value: Any, known: tuple[str, ...], place: str, wanted: tuple[str, ...]) -> None:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{place}: expected a mapping of settings, got {value!r}")
-    for key in value:
-        if key not in known:
-            raise ConfigError(f"{place}: unknown key '{key}'{suggest(str(key), known)}")
-    for key in wanted:
-        if key not in value:
-            raise ConfigError(f"{place}: '{key}' is missing")
+        budgets = tuple(
+            Budget(row[side], row["paper"], row.get("tokens"), row.get("published") or {}) for row in model["rows"]
+        )
+        place_in_grid = tuple(model["grid"]) if "grid" in model else None
+        named = (name, model["label"], model["category"], model.get("text", ""))
+        models.append(AblationModel(*named, recipe, budgets, place_in_grid))
+    orderings = tuple((said, tuple(claims)) for said, claims in (data.get("orderings") or {}).items())
+    return Ablation(
+        data["title"], scale, tuple(data.get("seeds", (0,))), orderings, tuple(data.get("grid", ())), tuple(models)
+    )

@@ -1,0 +1,145 @@
+"""``tstar ablate`` through the console script: two models of a table on a cut-down world, killed once, and gone on with."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tstar.cli.main import main
+from tstar.data.files import file_digest
+
+TSTAR = Path(sys.executable).with_name("tstar")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+TABLE = """
+title: Two of them
+recipe: ../../stages/unified.yaml
+scale: paper_7b
+seeds: [3]
+common:
+  miniature:
+    run: {checkpoint_every_n_steps: 1, progress_every_n_steps: 1}
+    trainer: {max_epochs: 1, log_every_n_steps: 1}
+    data: {batch_size: 4, limit: 12}
+    evaluation: {validation_items: 0}
+    per_stage: {unified_sft: {data: {val_shards: null}}, align: {trainer: {max_epochs: 1}}}
+orderings:
+  "Pooling is as good": [pool@8 ~ mix@8]
+  "More frames help": [mix@16 > mix@8]
+models:
+  pool:
+    label: Pooling
+    category: Spatial
+    paper: {}
+    miniature: {model: {init_args: {compressor: {name: avg_pool, preset: miniature, kernel: [2, 2]}}}}
+    rows: [{paper: 8, miniature: 2, tokens: 200, published: {mlvu: 50.5, average: 40.25}}]
+  mix:
+    label: MambaMia
+    category: TSTAR
+    text: k = 6
+    paper: {}
+    miniature: {model: {init_args: {compressor: {name: mambamia, preset: tiny, query_interval: 6, temporal_stride: 1}}}}
+    rows: [{paper: 8, miniature: 2, tokens: 100}, {paper: 16, miniature: 3, tokens: 200}]
+"""
+
+
+@pytest.fixture
+def table(workplace):
+    configs = workplace / "configs"
+    real = configs.resolve()
+    configs.unlink()
+    configs.mkdir()
+    for path in real.iterdir():
+        (configs / path.name).symlink_to(path)
+    (configs / "tables").mkdir()
+    path = configs / "tables" / "two.yaml"
+    path.write_text(TABLE)
+    return path
+
+
+def test_a_table_is_measured_killed_gone_on_with_and_written(table, workplace):
+    command = [str(TSTAR), "ablate", str(table), "--workers", "2"]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as first:
+        begun = time.monotonic()
+        place = workplace / "runs" / "two" / "models"
+        while not list(place.glob("*/2-unified_sft/checkpoints/*.ckpt")):
+            assert first.poll() is None, first.stdout.read()
+            assert time.monotonic() - begun < 300
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+    finished = list(place.glob("*/eval/*.full.json"))
+    assert not finished  # it was killed in the middle of the work
+    second = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "2 of 2 done" in second.stdout
+    went_on = (workplace / "runs" / "two" / "logs" / "mix-3.log").read_text()
+    assert "going on from" in went_on or "finished before" in went_on
+
+    results = json.loads((workplace / "reports" / "two" / "results.json").read_text())
+    assert [(row["name"], row["tokens"]) for row in results["rows"]] == [("pool@8", 18), ("mix@8", 12), ("mix@16", 18)]
+    for row in results["rows"]:
+        assert 0 <= row["summary"]["mean"]["mean"] <= 1
+        assert "over_blind" in row  # None where answers have no letters, as after so few steps
+    assert [o["verdict"] for o in results["orderings"]] != ["not measured"] * 2
+    page = (workplace / "reports" / "two" / "README.md").read_text()
+    assert page.startswith("# Two of them (miniature scale)")
+    assert "| Spatial | Pooling | 2 (paper 8) | 18 (200) |" in page
+    assert "40.25" in page
+    assert "Pooling is as good" in page
+    with (workplace / "reports" / "two" / "table.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    pooled = {line["column"]: line for line in lines if line["row"] == "pool@8"}
+    assert pooled["average"]["published"] == "40.25"
+    assert float(pooled["mean"]["value"]) == pytest.approx(
+        100 * results["rows"][0]["summary"]["mean"]["mean"], abs=0.01
+    )
+    assert (workplace / "reports" / "two" / "accuracy_tokens.png").stat().st_size > 5000
+    assert (workplace / "reports" / "two" / "accuracy_frames.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_killed_table_ends_with_the_weights_of_one_that_was_not(table):
+    command = [str(TSTAR), "ablate", str(table), "--rows", "mix"]
+    with subprocess.Popen([*command, "--runs", "killed"], env=ENVIRONMENT) as first:
+        while not list(Path("killed").glob("*/models/*/2-unified_sft/checkpoints/*.ckpt")):
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+    for runs in ("killed", "whole"):
+        subprocess.run([*command, "--runs", runs, "--out", f"{runs}/page"], env=ENVIRONMENT, check=True, timeout=600)
+    weights = [Path(runs, "two/models/mix-3/2-unified_sft/weights.safetensors") for runs in ("killed", "whole")]
+    assert file_digest(weights[0]) == file_digest(weights[1])
+
+
+def test_rows_are_listed_and_a_wrong_one_is_named(table, capsys):
+    assert main(["ablate", str(table), "--list"]) == 0
+    told = capsys.readouterr().out
+    assert "mix" in told
+    assert "2 frames, 3 frames; 0/1 done" in told
+    assert main(["ablate", str(table), "--rows", "pol"]) == 2
+    assert "there is no model 'pol'; did you mean 'pool'" in capsys.readouterr().err
+    assert main(["ablate", str(table), "--workers", "0"]) == 2
+    assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_table_of_nothing_says_so(table, workplace, capsys):
+    assert main(["ablate", str(table), "--report-only", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [o["verdict"] for o in results["orderings"]] == ["not measured", "not measured"]
+    assert results["plots"] == []
+    page = (workplace / "reports" / "two" / "README.md").read_text()
+    assert "Nothing was run." in page
+    assert "not measured, or not with every seed: pool@8, mix@8, mix@16" in page
+
+
+def test_a_missing_world_is_found_before_anything_is_trained(table, workplace, capsys):
+    (workplace / "data_shards" / "miniature" / "shards").unlink()
+    assert main(["ablate", str(table)]) == 2
+    assert "data_shards/miniature/shards" in capsys.readouterr().err
+    assert not (workplace / "runs" / "two" / "models").exists()

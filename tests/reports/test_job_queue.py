@@ -1,0 +1,159 @@
+"""The queue of commands: order, failures, several workers, signals, and going on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tstar.reports import job_queue
+from tstar.reports.claims import take
+from tstar.reports.job_queue import Job, JobQueue, Step
+
+WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(job_queue, "WAIT_SECONDS", 0.05)
+
+
+def job(folder, name, *parts, code=WRITE):
+    def step(part):
+        file = folder / f"{name}.{part}"
+        return Step(part, lambda: [sys.executable, "-c", code, str(file), part], file.is_file)
+
+    return Job(name, tuple(step(part) for part in parts))
+
+
+def queue(jobs, folder, **options):
+    told = []
+    return JobQueue(jobs, folder / "queue", tell=told.append, **options), told
+
+
+def test_every_step_runs_once_and_a_second_run_finds_all_done(tmp_path):
+    jobs = [job(tmp_path, name, "one", "two") for name in "abc"]
+    own, told = queue(jobs, tmp_path, workers=2)
+    outcome = own.run()
+    assert sorted(outcome.done) == ["a", "b", "c"]
+    assert outcome.failed == {}
+    assert {path.name for path in tmp_path.glob("*.two")} == {"a.two", "b.two", "c.two"}
+    assert sum("done in" in line for line in told) == 3
+    record = json.loads((tmp_path / "queue" / "jobs" / "a.json").read_text())
+    assert list(record) == ["one", "two"]
+    assert list((tmp_path / "queue" / "claims").iterdir()) == []
+    again, told = queue(jobs, tmp_path)
+    assert again.run().done == ["a", "b", "c"]
+    assert told == []
+
+
+def test_a_failed_job_is_told_and_the_others_go_on(tmp_path):
+    broken = Job(
+        "b", (Step("x", lambda: [sys.executable, "-c", "print('no disk'); raise SystemExit(3)"], lambda: False),)
+    )
+    quiet = Job("q", (Step("x", lambda: [sys.executable, "-c", ""], lambda: False),))
+    absent = Job("z", (Step("x", lambda: [str(tmp_path / "no_such_program")], lambda: False),))
+    own, _ = queue([broken, quiet, absent, job(tmp_path, "a", "one")], tmp_path)
+    outcome = own.run()
+    assert outcome.done == ["a"]
+    assert "status 3" in outcome.failed["b"]
+    assert "no disk" in outcome.failed["b"]
+    assert "status 0" in outcome.failed["q"]  # it ended well and left nothing
+    assert "FileNotFoundError" in outcome.failed["z"]
+    assert "no disk" in json.loads((tmp_path / "queue" / "failed" / "b.json").read_text())["reason"]
+    repaired, _ = queue([job(tmp_path, "b", "one")], tmp_path)
+    assert repaired.run().done == ["b"]
+    assert not (tmp_path / "queue" / "failed" / "b.json").exists()
+
+
+def test_what_another_holds_is_waited_for(tmp_path):
+    own, told = queue([job(tmp_path, "a", "one")], tmp_path)
+    claim = take(tmp_path / "queue" / "claims" / "a.json")
+    thread = threading.Timer(0.4, claim.release)
+    thread.start()
+    assert own.run().done == ["a"]
+    assert any("is at it" in line for line in told)
+
+
+def test_two_queues_on_one_folder_share_the_work(tmp_path):
+    code = "import sys, time; open(sys.argv[1], 'x').write(sys.argv[2]); time.sleep(0.05)"  # a second writer would fail
+    jobs = [job(tmp_path, f"j{k}", "one", code=code) for k in range(6)]
+    first, _ = queue(jobs, tmp_path)
+    second, _ = queue(jobs, tmp_path)
+    helper = threading.Thread(target=second._work)
+    helper.start()
+    outcome = first.run()
+    helper.join()
+    assert outcome.failed == second.outcome.failed == {}
+    assert set(outcome.done) | set(second.outcome.done) == {one.name for one in jobs}
+
+
+def test_a_signal_reaches_the_command_and_the_next_run_goes_on(tmp_path):
+    code = """
+import pathlib, signal, sys, time
+def stop(*_):
+    pathlib.Path(sys.argv[1] + ".saved").write_text("x")
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1] + ".begun").write_text("x")
+time.sleep(0 if pathlib.Path(sys.argv[1] + ".saved").exists() else 60)
+pathlib.Path(sys.argv[1]).write_text("x")
+"""
+    jobs = [job(tmp_path, "a", "one", code=code), job(tmp_path, "b", "one")]
+    own, _ = queue(jobs, tmp_path)
+
+    def interrupt():
+        while not (tmp_path / "a.one.begun").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    outcome = own.run()
+    assert outcome.stopped == signal.SIGINT
+    assert outcome.done == []
+    assert outcome.failed == {}
+    assert (tmp_path / "a.one.saved").exists()
+    assert not (tmp_path / "b.one").exists()
+    again, _ = queue(jobs, tmp_path)
+    assert again.run().done == ["a", "b"]
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the system must tell children of their parent's death"
+)
+def test_a_command_is_stopped_when_the_queue_is_killed(tmp_path):
+    """As ``tstar`` starts: asked by TSTAR_PARENT, it hears of the death of the process that started it."""
+    child = """
+import time
+from tstar.cli.process import stop_with_parent
+stop_with_parent()
+print("up", flush=True)
+time.sleep(60)
+"""
+    code = f"""
+import os, subprocess, sys
+env = {{**os.environ, "TSTAR_PARENT": str(os.getpid())}}
+process = subprocess.Popen([sys.executable, "-c", {child!r}], env=env, stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+process.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    stat = Path(f"/proc/{pid}/stat")
+    for _ in range(200):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")

@@ -1,0 +1,238 @@
+"""Work that is many commands, shared by the processes and machines that were started on one folder.
+
+    FOLDER/jobs/NAME.json     of a finished job: seconds by step
+           claims/NAME.json   who works on it now
+           failed/NAME.json   why it failed the last time
+           logs/NAME.log      what its commands said
+
+A command that was stopped goes on where it was when the queue is run again, as far as the command itself can.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tstar.reports.claims import Claim, holder_of, take
+from tstar.stages.checkpoint_io import write_atomically
+
+WAIT_SECONDS = 5.0
+"""Between two looks at work that others hold."""
+TOLD_LINES = 3
+"""Last lines of a failed command that are shown."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a job."""
+
+    name: str
+    command: Callable[[], Sequence[str]]
+    """What is to be run now; it may depend on what an earlier call has left."""
+    finished: Callable[[], bool]
+    """Whether it need not be run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands one after the other."""
+
+    name: str
+    """Of its files; unique."""
+    steps: tuple[Step, ...]
+
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return all(step.finished() for step in self.steps)
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why, by job."""
+    stopped: int = 0
+    """Number of the signal that ended the work early."""
+
+
+class JobQueue:
+    """Runs jobs, as many at once as there are workers.
+
+    Args:
+        jobs: in the order in which they are begun.
+        folder: where claims, records and logs are.
+        workers: commands at once.
+        environment: laid over this process's for every command.
+        tell: called with lines for the user.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        *,
+        workers: int = 1,
+        environment: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        self.jobs, self.folder, self.workers, self.tell = list(jobs), folder, workers, tell
+        self.environment = {**os.environ, **(environment or {}), "TSTAR_PARENT": str(os.getpid())}
+        self.outcome = Outcome()
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self) -> Outcome:
+        """Work until every job is finished or has failed here, by this process or by others; or until a signal.
+
+        Only from the main thread: SIGTERM and SIGINT are handed on to the commands, which save what they have.
+        """
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        threads = [threading.Thread(target=self._work) for _ in range(min(self.workers, len(self.jobs)))]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():  # a join without an end would keep signals waiting
+                    thread.join(0.2)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return self.outcome
+
+    def _work(self) -> None:
+        told: set[str] = set()
+        while not self.outcome.stopped:
+            job, claim = self._next()
+            if claim is not None:
+                try:
+                    self._do(job, claim)
+                except Exception as error:  # a full disk, say: the other workers go on
+                    self._fail(job, f"{type(error).__name__}: {error}")
+                finally:
+                    claim.release()
+                    with self._lock:
+                        self._busy.discard(job.name)
+                continue
+            held = [one.name for one in self._open()]
+            if not held:
+                return
+            for name in held:
+                holder = holder_of(self._claim(name))
+                if holder is not None and name not in told and name not in self._busy:
+                    told.add(name)
+                    self.tell(f"{name}: {holder} is at it")
+            time.sleep(WAIT_SECONDS if len(held) > len(self._busy) else 0.2)
+
+    def _open(self) -> list[Job]:
+        """Jobs that are neither finished nor failed here."""
+        return [job for job in self.jobs if job.name not in self.outcome.failed and job.name not in self.outcome.done]
+
+    def _next(self) -> tuple[Job, Claim | None]:
+        """A job that nobody is at, claimed; no claim if there is none."""
+        with self._lock:
+            for job in self._open():
+                if job.name in self._busy:
+                    continue
+                if job.finished():
+                    self.outcome.done.append(job.name)
+                    continue
+                claim = take(self._claim(job.name))
+                if claim is not None:
+                    self._busy.add(job.name)
+                    return job, claim
+        return self.jobs[0], None
+
+    def _do(self, job: Job, claim: Claim) -> None:
+        log = self.folder / "logs" / f"{job.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        record = self.folder / "jobs" / f"{job.name}.json"
+        seconds: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+        self.tell(f"{job.name}: begun{self._time_left()}")
+        for step in job.steps:
+            if step.finished() or self.outcome.stopped:
+                continue
+            begun = time.monotonic()
+            status = self._call(job, step, claim, log)
+            seconds[step.name] = round(seconds.get(step.name, 0.0) + time.monotonic() - begun, 1)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(record, json.dumps(seconds))
+            if self.outcome.stopped:
+                return
+            if status or not step.finished():
+                self._fail(job, f"{step.name} ended with status {status}: {_last_lines(log)} ({log})")
+                return
+        if not self.outcome.stopped:
+            with self._lock:
+                self.outcome.done.append(job.name)
+            (self.folder / "failed" / f"{job.name}.json").unlink(missing_ok=True)
+            self.tell(f"{job.name}: done in {_minutes(sum(seconds.values()))}{self._time_left()}")
+
+    def _call(self, job: Job, step: Step, claim: Claim, log: Path) -> int:
+        command = list(step.command())
+        with log.open("ab") as stream:
+            stream.write(f"\n$ {' '.join(command)}\n".encode())
+            stream.flush()
+            with self._lock:
+                if self.outcome.stopped:
+                    return 0
+                process = subprocess.Popen(  # a group of its own: Ctrl-C reaches it through this process, once
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,
+                )
+                self._running[job.name] = process
+            claim.works_through(process.pid)
+            status = process.wait()
+            with self._lock:
+                del self._running[job.name]
+        return status
+
+    def _fail(self, job: Job, reason: str) -> None:
+        with self._lock:
+            self.outcome.failed[job.name] = reason
+        path = self.folder / "failed" / f"{job.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"reason": reason}))
+        self.tell(f"{job.name}: FAILED, the others go on; {reason}")
+
+    def _stop(self, number: int, frame: object) -> None:
+        again = bool(self.outcome.stopped)
+        self.outcome.stopped = number
+        for process in list(self._running.values()):
+            process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+
+    def _time_left(self) -> str:
+        """ ", 3 of 27 done, about 95 min left", from what the finished ones took."""
+        took = []
+        for job in self.jobs:
+            record = self.folder / "jobs" / f"{job.name}.json"
+            if job.name in self.outcome.done and record.is_file():
+                took.append(sum(json.loads(record.read_text()).values()))
+        told = f", {len(self.outcome.done)} of {len(self.jobs)} done"
+        left = len(self.jobs) - len(self.outcome.done) - len(self.outcome.failed)
+        if took and left:
+            told += f", about {_minutes(sum(took) / len(took) * left / self.workers)} left"
+        return told
+
+    def _claim(self, name: str) -> Path:
+        return self.folder / "claims" / f"{name}.json"
+
+
+def _last_lines(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return " / ".join(line.strip() for line in [line for line in lines if line.strip()][-TOLD_LINES:])
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # Two small trainings side by side, each on half of the cores, are done sooner than one after the other on all.
 HALF_OF_CORES := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() // 2))")
 
-.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors smollm2 test test-all check format bench-operators bench-compressors bench-data gpu-checks clean
+.PHONY: help env miniature miniature-models fit validate report-miniature try-compressors smollm2 ablations figures figure4 test test-all check format bench-operators bench-compressors bench-data gpu-checks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,25 @@ $(SMOLLM2): | env
 smollm2: miniature $(SMOLLM2) ## the miniature world read by SmolLM2-135M, a pretrained language model (an hour; goes on where it was stopped)
 	$(BIN)/tstar fit --config stages/video.yaml --config configs/scale/smollm2.yaml --name smollm2 $$(test -d runs/smollm2 && echo --ckpt)
 
+SCALE ?= miniature
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() if '$(SCALE)' == 'miniature' else 1)")
+comma := ,
+space := $(subst ,, )
+# Seeds and rows are the table's own unless they are given: make ablation-table1 SEEDS="0 1 2" ROWS=none,mambamia
+CHOSEN = $(if $(findstring command line,$(origin SEEDS)),--seeds $(subst $(space),$(comma),$(SEEDS))) $(if $(ROWS),--rows $(ROWS))
+
+ablations: ## how the paper's tables and figures are measured again: make ablation-table1 ... -table7, -table-a, figures
+	@echo "make ablation-table1 (2 ... 7, -table-a), ablation-figure3, ablation-figure5, figures"
+	@echo "  SCALE=paper_3.8b: at the published scale; SEEDS=\"0 1 2\"; ROWS=none,mambamia; WORKERS=4: models at once"
+
+ablation-table%: $(if $(filter miniature%,$(SCALE)),miniature,env)
+	$(BIN)/tstar ablate configs/ablations/table$(subst -,_,$*).yaml --scale $(SCALE) --workers $(WORKERS) $(CHOSEN)
+
+ablation-figure%: $(if $(filter miniature%,$(SCALE)),miniature,env)
+	$(BIN)/tstar ablate configs/ablations/figure$*.yaml --scale $(SCALE) --workers $(WORKERS) $(CHOSEN)
+
+figures: ablation-figure3 figure4 ablation-figure5 ## the paper's figures measured again, in the miniature (hours; goes on where it was stopped)
+
 TRIED := $(patsubst configs/compressors/%.yaml,try-%,$(wildcard configs/compressors/*.yaml))
 
 try-compressors: $(TRIED) ## a short training of every compressor in the miniature's unified recipe (half an hour; goes on where it was stopped)
@@ -97,6 +116,9 @@ bench-compressors: env ## time every compressor at full size, and its memory, in
 
 bench-data: env ## streaming and sharding against bare decoding, a million records, memory, into reports/ (half an hour on an idle machine; goes on where it was stopped)
 	$(BIN)/python benchmarks/data.py --report reports
+
+figure4: env ## measure latency and memory from 8 to 1,024 frames (figure 4) into reports/figure4/ (two hours on an idle machine; goes on where it was stopped)
+	$(BIN)/tstar profile --preset configs/profiles/figure4.yaml --out reports/figure4
 
 gpu-checks: env ## compare this machine's GPU with the CPU, profile it, and train 100 steps on it, into reports/ (says so where there is none)
 	$(BIN)/python benchmarks/gpu_checks.py --report reports

@@ -110,7 +110,20 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     assert (run / "config.2.yaml").is_file()
 
 
-def test_two_processes_train_every_stage_and_the_first_evaluates_alone(workplace):
+def test_a_run_whose_weights_are_all_cast_is_evaluated_and_gone_on_with(workplace, capsys):
+    few = ["--trainer.max_epochs=1", "--data.batch_size=4", "--evaluation.benchmarks={}", "--evaluation.max_frames=4"]
+    command = ["fit", "--config", "stages/align.yaml", "--trainer.precision=bf16-true", *few]
+    assert main(command) == 0
+    suite = ["--evaluation.benchmarks.mini-mlvu", "data_shards/miniature/benchmarks/mini-mlvu"]
+    assert main(["validate", "--ckpt", "runs/align", "--out", "again", *suite]) == 0
+    assert list(Path("again/eval").rglob("mini-mlvu.full.json"))
+    capsys.readouterr()
+    Path("runs/align/1-align/done.json").unlink()
+    assert main([*command, "--ckpt", "runs/align"]) == 0
+    assert "going on from" in capsys.readouterr().out
+
+
+def test_two_processes_train_every_stage_and_ask_half_of_every_suite(workplace):
     suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
     halves = ["--data.batch_size=2", "--stages.video_sft.data.batch_size=1"]
     done = fit("--config", "configs/scale/two_processes.yaml", "--name", "two", *halves, suites)
@@ -120,7 +133,54 @@ def test_two_processes_train_every_stage_and_the_first_evaluates_alone(workplace
     run = workplace / "runs" / "two"
     assert all((run / f"{k}-{stage}" / "done.json").is_file() for k, stage in enumerate(STAGES, 1))
     assert (run / "predictions" / "mini-mlvu" / "full.jsonl").is_file()
+    assert not list(run.rglob("*.rank*.jsonl"))
     assert "sync_dist" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_validated_alone_together_and_with_damaged_media(workplace):
+    suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
+    done = fit("--name", "whole", suites)
+    assert done.returncode == 0, done.stderr
+    run = workplace / "runs" / "whole"
+    last = run / "4-video_sft" / "checkpoints" / "last.ckpt"
+    command = [str(TSTAR), "validate", "--ckpt", str(last), "--devices", "2", "--out", "together", "--json"]
+    together = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert together.returncode == 0, together.stderr
+    assert json.loads(together.stdout)["unanswered"] == {}
+    for mode in MODES:
+        first, second = (
+            [json.loads(line) | {"seconds": None} for line in path.read_text().splitlines()]
+            for path in (place / "predictions" / "mini-mlvu" / f"{mode}.jsonl" for place in (run, Path("together")))
+        )
+        assert first == second
+    check_what_cannot_be_asked(last, workplace)
+
+
+def check_what_cannot_be_asked(checkpoint, workplace):
+    """Missing media stop a validation at once unless the rest is wanted, and what has no answer is said at its end."""
+    suite = shutil.copytree(workplace / "data_shards" / "miniature" / "benchmarks" / "mini-mlvu", workplace / "suite")
+    gone, broken = sorted(suite.rglob("*.mp4"))[:2]
+    gone.unlink()
+    broken.write_bytes(b"no video")
+    moved = ["--evaluation.benchmarks.mini-mlvu", str(suite), "--out", "damaged"]
+    command = [str(TSTAR), "validate", "--ckpt", str(checkpoint), *moved]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert gone.name in line
+    assert "evaluation.missing_media: score_rest" in line
+    command += ["--evaluation.missing_media", "score_rest", "--evaluation.baselines", "[blind]"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "warning: mini-mlvu: of" in done.stderr
+    assert "failed, for their media cannot be read and" in done.stderr
+    assert "were never asked, for their media are missing, listed in" in done.stderr
+    told = (workplace / "damaged" / "report.missing_media=score_rest-baselines=blind.md").read_text()
+    assert "**Not answered**" in told
+    assert f"{gone.name} is not in {suite}" in told
+    assert str(broken) in told
+    assert sorted(p.stem for p in (workplace / "damaged" / "predictions" / "mini-mlvu").iterdir()) == ["blind", "full"]
 
 
 def kill_once_in_every_stage(name):
@@ -167,7 +227,7 @@ def check_metrics(run):
 
 def recipes():
     paths = [p.relative_to(ROOT) for folder in ("stages", "configs") for p in (ROOT / folder).rglob("*.yaml")]
-    own = {"data", "ablations"}  # for `tstar shard`, for tables
+    own = {"data", "ablations", "profiles"}  # for `tstar shard`, for tables, for `tstar profile`
     published = {"vision", "language"}  # their weights would be downloaded; see test_published_plans.py
     paths = [p for p in paths if p.parts[0] == "stages" or p.parts[1] not in own | published]
     paths = [p for p in paths if not p.name.startswith(("paper", "smollm2"))]

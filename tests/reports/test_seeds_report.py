@@ -16,11 +16,11 @@ from tstar.data.decoding import read_video
 from tstar.data.frame_sampling import FrameSampling
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.prediction_store import MODES
-from tstar.evaluation.runner import EvaluationConfig
+from tstar.evaluation.seeds import combined, summary
+from tstar.evaluation.settings import EvaluationConfig
 from tstar.reports.curves import smoothed
 from tstar.reports.examples import chosen
 from tstar.reports.runs import group_runs, read_run
-from tstar.reports.seed_numbers import summary
 
 SUITES = ("mini-tempcompass", "mini-videomme")  # both count plain questions: so many right of so many
 RIGHT = {"full": 5, "shuffled": 4, "single_frame": 3, "blind": 2}
@@ -117,8 +117,14 @@ def test_seeds_are_one_group_with_their_numbers_mean_and_spread(maker, tmp_path)
     assert own["frames"][1]["changes"]["mean"]["difference"] == pytest.approx((1 / a + 1 / b) / 2)
     assert results["missing"] == []
     assert text.startswith("# Results of own (miniature scale)\n")
+    benchmark = get_benchmark(SUITES[0])
+    reports = [maker.report(SUITES[0], right) for right in (5, 7)]
+    both = combined({SUITES[0]: [benchmark.cells(report.items)[benchmark.in_mean] for report in reports]}).interval
+    assert own["modes"]["full"]["summary"][SUITES[0]]["interval"] == list(both)
     spread = f"{600 / a:.1f} ± {200 / a / math.sqrt(2):.1f} ({500 / a:.1f} to {700 / a:.1f})"
+    spread += f" [{100 * both[0]:.1f}, {100 * both[1]:.1f}]"
     assert f"| **model, 2 seeds** | {spread} |" in text
+    assert own["modes"]["full"]["summary"]["mean"]["interval"][0] < (6 / a + 6 / b) / 2
     assert f"| 8 frames, seed 1 | {800 / a:.1f} ({100 / a:+.1f} [" in text
     assert "| own, seed 0 | align 1.0 min; video_sft 2.0 min | 3.0 min | 30 s | 3.5 min | 2.0 GiB | 1 |" in text
     assert "Python 3.11, torch 2.9; x, 2 cores." in text

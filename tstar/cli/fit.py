@@ -40,38 +40,50 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         if status:
             return status
     last = list(folder.stages.values())[-1]
-    ranks = leave_ranks()
-    if not is_first_process():
-        return 0
-    facts = {"seconds": round(time.monotonic() - begun, 1), "peak_memory_mib": peak_memory_mib()}
-    folder.write_card(facts)
-    folder.event("trained", **facts)
-    if recipe.evaluation.get("benchmarks"):
-        from tstar.cli.validate import evaluate_checkpoint
-        from tstar.ops.cpu_threads import threads_of_waiting_ranks
-
-        with threads_of_waiting_ranks(ranks):
-            evaluate_checkpoint(last.last, out=folder.path, evaluation=recipe.evaluation)
-    say_written(folder, time.monotonic() - begun)
+    if is_first_process():
+        facts = {"seconds": round(time.monotonic() - begun, 1), "peak_memory_mib": peak_memory_mib()}
+        folder.write_card(facts)
+        folder.event("trained", **facts)
+    evaluate(folder, last.last)
+    leave_ranks()
+    if is_first_process():
+        say_written(folder, time.monotonic() - begun)
     return 0
 
 
-def leave_ranks() -> int:
-    """End the group of processes that trained together: the first goes on alone. How many of them were on this machine."""
+def evaluate(folder: RunFolder, checkpoint: Path) -> None:
+    """Run the benchmarks in all processes that trained together; after DeepSpeed, which keeps its own, in the first alone."""
+    if not folder.recipe.evaluation.get("benchmarks"):
+        return
     from torch import distributed
 
-    from tstar.ops.cpu_threads import ranks_here
+    from tstar.cli.validate import evaluate_checkpoint
 
-    ranks = ranks_here()
+    trainer = list(folder.recipe.stages.values())[-1].get("trainer") or {}
+    together = distributed.is_available() and distributed.is_initialized()
+    layout = {"devices": trainer.get("devices", "auto"), "num_nodes": trainer.get("num_nodes", 1)}
+    if not together or "deepspeed" in str(trainer.get("strategy")).lower():
+        leave_ranks()
+        layout = {}
+        if not is_first_process():
+            return
+    evaluate_checkpoint(checkpoint, out=folder.path, evaluation=folder.recipe.evaluation, layout=layout)
+
+
+def leave_ranks() -> None:
+    """End the group of processes that trained together, where there is one."""
+    from torch import distributed
+
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-    return ranks
 
 
 def check_files(recipe: Recipe) -> None:
-    """Find out now, not after an hour, that a later stage's shards or a suite are missing."""
+    """Find out now, not after an hour, that a later stage's shards, or a suite or its media, are missing."""
     from tstar.data.datamodule import CACHE_DIR, shard_cache
     from tstar.data.shard_set import ShardSet
+    from tstar.evaluation.settings import EvaluationConfig
+    from tstar.evaluation.suites import open_suite
 
     for name, config in recipe.stages.items():
         data = config.get("data") or {}
@@ -84,11 +96,9 @@ def check_files(recipe: Recipe) -> None:
         if data.get("features") and Path(data["features"]).is_file():
             raise ConfigError(f"data.features must be a folder, got the file {data['features']}; choose another place")
         check_origins(recipe, name)
-    for suite, path in (recipe.evaluation.get("benchmarks") or {}).items():
-        if not Path(path).exists():
-            raise ConfigError(
-                f"no suite in {path} (evaluation.benchmarks.{suite}); `tstar miniature` makes the miniature's"
-            )
+    evaluation = EvaluationConfig(**recipe.evaluation)
+    for suite in evaluation.benchmarks:
+        open_suite(suite, evaluation)
 
 
 def check_origins(recipe: Recipe, name: str) -> None:
@@ -134,7 +144,7 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
 
     from tstar.cli.stage_cli import build_stage, lightning_mistakes
     from tstar.evaluation.callbacks import BenchmarkEvaluation
-    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.evaluation.settings import EvaluationConfig
     from tstar.stages.callbacks import (
         GracefulStop,
         ResumeNotes,

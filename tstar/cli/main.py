@@ -6,16 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tstar.cli.arguments import USER_MISTAKE, Parser, add_commands
-from tstar.cli.process import keep_freed_memory, share_cores
+from tstar.cli.arguments import add_commands
+from tstar.cli.parser import USER_MISTAKE, Parser
+from tstar.cli.process import keep_freed_memory, share_cores, stop_with_parent
 from tstar.errors import ConfigError, TstarError, suggest
 
-WITH_SETTINGS = ("fit", "validate", "plan")
+WITH_SETTINGS = ("fit", "validate", "audit", "ablate", "plan", "profile")
 """Commands that take settings of the recipe beside their options."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 on a user's mistake, 128 + n after signal n. A bug shows its traceback."""
+    stop_with_parent()
     keep_freed_memory()
     share_cores()
     arguments, rest = _parse(sys.argv[1:] if argv is None else argv)

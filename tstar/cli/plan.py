@@ -63,7 +63,7 @@ def without_strategies(recipe: Recipe) -> Recipe:
 
 def measure(recipe: Recipe, asked: Any, quiet: bool) -> dict[str, Any]:
     """The plan as plain data."""
-    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.evaluation.settings import EvaluationConfig
     from tstar.reports.plan import Planner
     from tstar.reports.plan_settings import fitting
 

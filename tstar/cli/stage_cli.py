@@ -7,10 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tstar.cli.quiet import quiet_libraries
@@ -18,8 +20,9 @@ from tstar.cli.recipe import Recipe, RunConfig
 from tstar.compressors import compressor_options
 from tstar.data.datamodule import ClipDataModule
 from tstar.errors import ConfigError, TstarError
-from tstar.evaluation.runner import EvaluationConfig
-from tstar.stages import Stage
+from tstar.evaluation.settings import EvaluationConfig
+from tstar.reports.plan_memory import PRECISIONS, precision_name
+from tstar.stages import FullySharded, Stage
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 
 MODEL_TO_DATA = ("model", "data.processor")
@@ -77,6 +80,9 @@ class StageCLI(LightningCLI):
             self._bar = own["enable_progress_bar"]
         plugins = own.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
+        if isinstance(own.get("strategy"), FullySharded) and precision_name(own.get("precision")) == "16-mixed":
+            # Lightning refuses these two by their names; torch's scaler has processes agree on what overflows in their slices
+            plugins, kwargs = [*plugins, MixedPrecision("16-mixed", "cuda")], {**kwargs, "precision": None}
         return super().instantiate_trainer(
             logger=[*self._loggers, *extra],
             plugins=[*plugins, VerifiedCheckpointIO()],
@@ -123,13 +129,32 @@ def check_types(recipe: Recipe) -> None:
 
 
 def check_strategy(config: dict[str, Any]) -> None:
-    """Refuse a strategy whose package is not there, before anything is built."""
-    strategy = (config.get("trainer") or {}).get("strategy")
+    """Refuse a strategy whose package is not there, or that cannot work in the precision, before anything is built."""
+    trainer = config.get("trainer") or {}
+    strategy = trainer.get("strategy")
     name = str(strategy.get("class_path") if isinstance(strategy, dict) else strategy)
     if "deepspeed" in name.lower() and find_spec("deepspeed") is None:
         raise ConfigError(
             f"trainer.strategy {name.rpartition('.')[2]} needs the package deepspeed, which is not installed: "
             "pip install 'tstar[cuda]', or use configs/trainer/fsdp.yaml, which needs none"
+        )
+    if name.rpartition(".")[2] == FullySharded.__name__:
+        _check_sliced(trainer)
+
+
+def _check_sliced(trainer: dict[str, Any]) -> None:
+    """Refuse a precision that slices cannot have."""
+    precision, accelerator = precision_name(trainer.get("precision")), trainer.get("accelerator") or "auto"
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision {precision} cannot be had with trainer.strategy FullySharded; "
+            f"choose one of {', '.join(PRECISIONS)}"
+        )
+    on_gpu = torch.cuda.is_available() if accelerator == "auto" else accelerator in ("gpu", "cuda")
+    if precision == "16-mixed" and not on_gpu:
+        raise ConfigError(
+            "trainer.precision 16-mixed with trainer.strategy FullySharded wants GPUs; set trainer.precision to bf16-mixed "
+            "where there are none"
         )
 
 

@@ -3,7 +3,6 @@
 import argparse
 import copy
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
@@ -11,20 +10,25 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tstar.cli.progress import say, warn
-from tstar.cli.recipe import Recipe, RunConfig, apply_settings, stage_class
-from tstar.errors import ConfigError, DataError, suggest
+from tstar.cli.progress import is_first_process, say, warn
+from tstar.cli.recipe import Recipe, RunConfig, apply_settings
+from tstar.errors import ConfigError, suggest
+from tstar.evaluation.checkpoints import default_out, drop_held, find_checkpoint, find_moved, model_key
 
 if TYPE_CHECKING:
-    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.evaluation.settings import EvaluationConfig
+
+
+NOT_IN_TAGS = ("benchmarks", "batch_size", "workers", "time_limit")
+"""Settings of an evaluation that change nothing in what is measured; suites are named by themselves."""
 
 
 def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Evaluate; returns the exit status."""
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {arguments.limit}")
+    if arguments.devices < 1:
+        raise ConfigError(f"--devices must be at least 1, got {arguments.devices}")
     path = find_checkpoint(Path(arguments.ckpt))
     changes = {"max_frames": arguments.max_frames, "rules": arguments.rules}
     changes |= {"baselines": False} if arguments.no_baselines else {}
@@ -36,32 +40,11 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         settings=settings,
         limit=arguments.limit,
         quiet=arguments.json,
+        layout={"devices": arguments.devices} if arguments.devices > 1 else {},
     )
-    if arguments.json:
+    if arguments.json and is_first_process():
         print(json.dumps(table, indent=1))
     return 0
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, or that of a stage's folder, or that of the last finished stage of a run's folder; absolute."""
-    if path.is_dir():
-        found = list(path.glob("checkpoints/last.ckpt")) or list(path.glob("*/checkpoints/last.ckpt"))
-        if not found:
-            raise DataError(f"--ckpt: no finished stage in {path} (checkpoints/last.ckpt is missing)")
-        path = max(found, key=lambda p: int(p.parts[-3].split("-")[0]) if p.parts[-3].split("-")[0].isdigit() else 0)
-    if not path.is_file():
-        raise DataError(f"--ckpt: no such checkpoint: {path}")
-    return path.absolute()
-
-
-def default_out(checkpoint: Path) -> Path:
-    """The run's folder for the checkpoint of its last stage, that stage's for another, else where the checkpoint lies."""
-    if checkpoint.parent.name != "checkpoints":
-        return checkpoint.parent
-    stage = checkpoint.parents[1]
-    config = stage.parent / "config.yaml"
-    names = list((yaml.safe_load(config.read_text()) or {}).get("stages", {})) if config.is_file() else []
-    return stage.parent if names and stage.name == f"{len(names)}-{names[-1]}" else stage
 
 
 def evaluate_checkpoint(
@@ -74,6 +57,7 @@ def evaluate_checkpoint(
     settings: list[tuple[str, str]] | None = None,
     limit: int | None = None,
     quiet: bool = False,
+    layout: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the suites of a checkpoint's recipe with their baselines, print the table, and write ``report.md`` below ``out``.
 
@@ -89,13 +73,15 @@ def evaluate_checkpoint(
         settings: ``--key value`` settings laid over the recipe, e.g. where parts have moved to.
         limit: at most about so many questions of each suite.
         quiet: print nothing.
+        layout: ``devices`` and ``num_nodes`` of Lightning's trainer, where several processes ask their shares; each calls this.
 
     Returns:
-        The table as plain data.
+        The table as plain data, with ``unanswered``: reasons by suite and question; {} in all processes but the first.
     """
     from tstar.cli.stage_cli import check_types
     from tstar.evaluation.contrasts import suite_parts
-    from tstar.evaluation.runner import EvaluationConfig
+    from tstar.evaluation.settings import EvaluationConfig
+    from tstar.evaluation.table import not_answered, not_answered_lines
     from tstar.nn.precision import matmul_precision
     from tstar.reports.run_report import write_report
     from tstar.stages.base import check_checkpoint
@@ -115,7 +101,7 @@ def evaluate_checkpoint(
         if name not in suites:
             raise ConfigError(f"--benchmarks: the checkpoint's recipe has no suite '{name}'{suggest(name, suites)}")
     wanted["benchmarks"] = {name: folder for name, folder in suites.items() if name in (benchmarks or suites)}
-    check_types(Recipe("", {"": for_evaluation(recipe, path)}, wanted))
+    check_types(Recipe("", {"": for_evaluation(recipe, path, layout)}, wanted))
     config = EvaluationConfig(**wanted)
     if not config.benchmarks:
         raise ConfigError("no suites to run: the recipe has none; name one by --evaluation.benchmarks.NAME FOLDER")
@@ -125,7 +111,9 @@ def evaluate_checkpoint(
     changed = any(key.startswith("model.") for key, _ in settings or [])
     begun = time.monotonic()
     with matmul_precision(RunConfig(**(recipe.get("run") or {})).matmul_precision):
-        callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed)
+        callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed, layout)
+    if not is_first_process():
+        return {}
     record_evaluation(out / "eval" / tag / "evaluation.json", callback.model, config, time.monotonic() - begun)
     sampling = f"{config.max_frames} frames at most, {config.fps:g} a second"
     report, table = write_report(out, tag, callback.reports, checkpoint=str(path), sampling=sampling)
@@ -133,9 +121,11 @@ def evaluate_checkpoint(
         from rich.console import Console
 
         Console(width=None if sys.stdout.isatty() else 140).print(table.to_rich())
+        for line in not_answered_lines(callback.reports):
+            warn(f"{line}, listed in {report}")
         say(f"report: {report}")
     parts = [dataclasses.asdict(part) for by_mode in callback.reports.values() for part in suite_parts(by_mode)]
-    return dataclasses.asdict(table) | {"categories": parts}
+    return dataclasses.asdict(table) | {"categories": parts, "unanswered": not_answered(callback.reports)}
 
 
 def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", limit: int | None) -> str:
@@ -143,8 +133,8 @@ def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", lim
     parts = [] if list(wanted.benchmarks) == list(standard.benchmarks) else list(wanted.benchmarks)
     for setting in dataclasses.fields(wanted):
         value = getattr(wanted, setting.name)
-        if setting.name not in ("benchmarks", "batch_size") and value != getattr(standard, setting.name):
-            parts.append(f"{setting.name}={value}")
+        if setting.name not in NOT_IN_TAGS and value != getattr(standard, setting.name):
+            parts.append(f"{setting.name}={'+'.join(value) if isinstance(value, list) else value}")
     return "-".join([*parts, *([f"limit={limit}"] if limit else [])])
 
 
@@ -162,25 +152,6 @@ def record_evaluation(path: Path, model: str, config: "EvaluationConfig", second
     write_atomically(path, json.dumps(record, indent=1))
 
 
-def find_moved(recipe: dict[str, Any]) -> None:
-    """Paths are as the run was given them: where they lead nowhere from here, from the folder it was started in, in place."""
-    start = Path(recipe.get("cwd", "."))
-
-    def found(path: str) -> str:
-        return str(start / path) if not Path(path).exists() and (start / path).exists() else path
-
-    arguments = recipe["model"].get("init_args") or {}
-    for part, key in (("vision", "model"), ("language", "path")):
-        if key in (arguments.get(part) or {}):
-            arguments[part][key] = found(arguments[part][key])
-    data = recipe.get("data") or {}
-    data["val_shards"] = [found(folder) for folder in data.get("val_shards") or []]
-    suites = recipe["evaluation"].get("benchmarks") or {}
-    recipe["evaluation"]["benchmarks"] = {name: found(folder) for name, folder in suites.items()}
-    sources = arguments.get("init_from") or {}
-    arguments["init_from"] = {part: found(source) for part, source in sources.items()}
-
-
 def _evaluate(
     recipe: dict[str, Any],
     checkpoint: dict[str, Any],
@@ -191,23 +162,21 @@ def _evaluate(
     limit: int | None,
     quiet: bool,
     changed: bool,
+    layout: dict[str, Any] | None,
 ) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.data import DataLoader
 
     from tstar.cli.stage_cli import build_stage
-    from tstar.data.files import file_digest
     from tstar.evaluation.callbacks import BenchmarkEvaluation
     from tstar.stages.metrics_log import MetricsLog
 
-    progress = None if quiet else QuestionProgress()
-    model = file_digest(path)[:16]
-    if changed:  # its answers are not those of the checkpoint as it is
-        model += "-" + hashlib.sha256(json.dumps(recipe["model"], sort_keys=True).encode()).hexdigest()[:8]
+    progress = None if quiet or not is_first_process() else QuestionProgress()
+    model = model_key(path, recipe["model"] if changed else None)
     callback = BenchmarkEvaluation(config, out, model=model, complete=True, limit=limit, tag=tag, progress=progress)
     folder = out / "eval" / tag
     loggers = [MetricsLog(folder), TensorBoardLogger(folder, name="tb", version="")]
-    cli = build_stage(for_evaluation(recipe, path), folder, loggers=loggers, callbacks=[callback])
+    cli = build_stage(for_evaluation(recipe, path, layout), folder, loggers=loggers, callbacks=[callback])
     stage = cli.model
     stage.check_frozen(checkpoint["tstar"]["frozen"])
     stage.load_state_dict(checkpoint["state_dict"])
@@ -218,22 +187,16 @@ def _evaluate(
     return callback
 
 
-def for_evaluation(recipe: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+def for_evaluation(recipe: dict[str, Any], checkpoint: Path, layout: dict[str, Any] | None = None) -> dict[str, Any]:
     """The recipe without what evaluation does not need: training shards, and the origin of weights the checkpoint holds.
 
-    Weights files that moved together with the run are looked up beside the checkpoint.
+    Every process of ``layout`` has the whole model, however it was trained.
     """
     recipe = copy.deepcopy(recipe)
-    trained = stage_class(recipe["model"]["class_path"], "model.class_path").trains
-    arguments = recipe["model"].setdefault("init_args", {})
-    sources = {part: src for part, src in (arguments.get("init_from") or {}).items() if part not in trained}
-    for part, source in sources.items():
-        beside = checkpoint.parent / ".." / ".." / Path(source).parent.name / Path(source).name
-        if not Path(source).is_file() and beside.is_file():
-            sources[part] = str(beside)
-    arguments["init_from"] = sources or None
+    drop_held(recipe["model"], checkpoint)
     asked = recipe.get("trainer") or {}
-    recipe["trainer"] = {"devices": 1} | {key: asked[key] for key in ("accelerator", "precision") if key in asked}
+    together = {**layout, "strategy": "ddp"} if layout else {"devices": 1}
+    recipe["trainer"] = together | {key: asked[key] for key in ("accelerator", "precision") if key in asked}
     held_out = recipe.get("data", {}).get("val_shards")
     if held_out and all(Path(folder).is_dir() for folder in held_out):
         recipe["data"] = {**recipe["data"], "shards": held_out}

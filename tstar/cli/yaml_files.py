@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, suggest
 
 Lines = dict[str, str]
 """Dotted key to "file:line"."""
@@ -53,6 +53,18 @@ def parse_value(text: str) -> Any:
         return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"cannot read the value {text!r} ({getattr(error, 'problem', error)})") from error
+
+
+def check_mapping(value: Any, known: tuple[str, ...], place: str, wanted: tuple[str, ...]) -> None:
+    """Refuse what is no mapping, has other keys than the known ones, or lacks a wanted one; ``place`` is its file and line."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: expected a mapping of settings, got {value!r}")
+    for key in value:
+        if key not in known:
+            raise ConfigError(f"{place}: unknown key '{key}'{suggest(str(key), known)}")
+    for key in wanted:
+        if key not in value:
+            raise ConfigError(f"{place}: '{key}' is missing")
 
 
 def _check(node: yaml.Node, path: Path, prefix: str, lines: Lines) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "compressor_config",
     "compressor_options",
     "list_compressors",
+    "shared_options",
 ]
 
 COMPRESSORS: dict[str, type[CompressorConfig]] = {
@@ -61,6 +62,14 @@ def compressor_options(name: str, preset: str = "paper") -> dict[str, Any]:
     config_class = _config_class(name)
     fields = [f for f in dataclasses.fields(config_class) if f.init and f.name not in _GIVEN]
     return {f.name: f.default for f in fields} | _preset(config_class, preset)
+
+
+def shared_options(one: str, other: str) -> set[str]:
+    """Options that mean the same in two compressors: those that their settings inherit from one class; none of an unknown one."""
+    if one not in COMPRESSORS or other not in COMPRESSORS:
+        return set()
+    ours, theirs = ({f.name: f for f in dataclasses.fields(COMPRESSORS[name])} for name in (one, other))
+    return {name for name, field in ours.items() if theirs.get(name) is field}  # an inherited field is its parent's
 
 
 def compressor_config(

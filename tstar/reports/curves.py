@@ -20,7 +20,7 @@ def loss_curves(group: Sequence[Run], path: Path, title: str) -> bool:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    plt = _pyplot()
+    plt = pyplot()
     names = [stage.name for stage in group[0].stages]
     if not any(stage.train_loss for run in group for stage in run.stages):
         return False
@@ -57,11 +57,12 @@ def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.flo
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's drawing module, without a window; ConfigError where it is not installed."""
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("loss curves need matplotlib: pip install matplotlib (or reinstall tstar)") from None
+        raise ConfigError("plots need matplotlib: pip install matplotlib (or reinstall tstar)") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 

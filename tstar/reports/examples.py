@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tstar.data.decoding import read_video
+from tstar.data.decoding import Taken
 from tstar.data.frame_sampling import FrameSampling
 from tstar.errors import DataError
 from tstar.evaluation import Item, ItemScore, Report, get_benchmark
+from tstar.evaluation.clips import take
 from tstar.evaluation.files import LETTERS
+from tstar.evaluation.media import SuiteMedia
+from tstar.evaluation.settings import Place, place_of
+from tstar.evaluation.suites import Clip
 from tstar.reports.runs import Run
 
 RULE = (
@@ -43,17 +47,24 @@ def example_sheet(run: Run, suite: str, path: Path, count: int) -> list[str]:
     report = run.own.reports.get(suite, {}).get("full")
     if report is None:
         raise DataError(f"{run.path} has no answers to {suite}")
-    folder = suite_folder(run, suite)
-    items = {item.id: item for item in get_benchmark(suite).load(folder)}
+    place = suite_place(run, suite)
+    items = {item.id: item for item in get_benchmark(suite).load(place.annotations)}
+    media = SuiteMedia(place.media)
     evaluation = run.config["evaluation"]
     names = {key: evaluation[key] for key in ("fps", "max_frames") if key in evaluation}
     sampling, decoder = FrameSampling(**names), evaluation.get("decoder", "auto")
     cards = []
     for score in chosen(report, count):
         if score.id not in items:
-            raise DataError(f"{folder} does not hold question {score.id} of {run.path}: the suite was made anew")
+            raise DataError(
+                f"{place.annotations} does not hold question {score.id} of {run.path}: the suite was made anew"
+            )
         item = items[score.id]
-        cards.append(_card(item, score, read_video(folder / item.media, sampling, decoder)))
+        found = media.find(item)
+        if found is None:
+            raise DataError(f"no {item.media} in {place.media}")
+        wanted = Clip((item,)).wanted(found)
+        cards.append(_card(item, score, take(wanted, sampling, decoder, lambda frame: frame)))
     sheet = Image.new("RGB", (_WIDTH, 70 + sum(card.height + 14 for card in cards)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 18), f"{suite}, {run.recipe}, seed {run.seed}", font=_font(28), fill=_INK)
@@ -81,16 +92,17 @@ def chosen(report: Report, count: int) -> list[ItemScore]:
     return taken
 
 
-def suite_folder(run: Run, suite: str) -> Path:
+def suite_place(run: Run, suite: str) -> Place:
     """Where the run's suite lies: as the recipe says, from here or from the folder that the run was started in."""
-    said = Path(run.config["evaluation"]["benchmarks"][suite])
-    for place in (said, run.path.absolute().parents[1] / said):
-        if place.exists():
+    said = place_of(suite, run.config["evaluation"]["benchmarks"][suite])
+    start = run.path.absolute().parents[1]
+    for place in (said, Place(start / said.annotations, start / said.media)):
+        if place.annotations.exists():
             return place
-    raise DataError(f"{suite} is not in {said}, seen from here or from {run.path.absolute().parents[1]}")
+    raise DataError(f"{suite} is not in {said.annotations}, seen from here or from {start}")
 
 
-def _card(item: Item, score: ItemScore, clip: Any) -> Image.Image:
+def _card(item: Item, score: ItemScore, clip: Taken[np.ndarray]) -> Image.Image:
     """Frames with their times, the prompt as the model was asked it, and the verdict."""
     texts = [line for line in item.prompt.splitlines() if line.strip() and _option_of(line, item) is None]
     lines = [part for text in texts for part in textwrap.wrap(text, _COLUMNS)]
@@ -127,15 +139,16 @@ def _card(item: Item, score: ItemScore, clip: Any) -> Image.Image:
     return card
 
 
-def _strip(card: Image.Image, draw: ImageDraw.ImageDraw, clip: Any) -> None:
-    total = len(clip.frames)
+def _strip(card: Image.Image, draw: ImageDraw.ImageDraw, clip: Taken[np.ndarray]) -> None:
+    total = len(clip.items)
     places = range(total) if total <= SHOWN else np.linspace(0, total - 1, SHOWN).round().astype(int)
     for column, place in enumerate(places):
         left = _MARGIN + column * (_TILE + _GAP)
-        frame = Image.fromarray(np.ascontiguousarray(clip.frames[place]))
+        frame = Image.fromarray(np.ascontiguousarray(clip.items[place]))
         frame.thumbnail((_TILE, _TILE))
         card.paste(frame, (left, 14))
-        draw.text((left + 2, 16 + _TILE), f"{clip.timestamps[place]:.1f} s", font=_font(12), fill=_FAINT)
+        if clip.timestamps:
+            draw.text((left + 2, 16 + _TILE), f"{clip.timestamps[place]:.1f} s", font=_font(12), fill=_FAINT)
 
 
 def _option_of(line: str, item: Item) -> int | None:

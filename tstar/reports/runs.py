@@ -17,11 +17,15 @@ import yaml
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation import Report, get_benchmark
 from tstar.evaluation.prediction_store import MODE_LABELS, MODES
+from tstar.evaluation.settings import chosen_modes
 
 Reports = dict[str, dict[str, Report]]
 """By suite and mode."""
 _FRAMES_TAG = re.compile(r"max_frames=(\d+)(-baselines=False)?")
-_CASUAL = {"data": ("features", "num_workers", "seed"), "evaluation": ("benchmarks", "batch_size")}
+_CASUAL = {
+    "data": ("features", "num_workers", "seed"),
+    "evaluation": ("benchmarks", "batch_size", "workers", "time_limit"),
+}
 """Settings beside seeds, names and ``run`` that two seeds of one recipe may differ in."""
 
 
@@ -98,7 +102,7 @@ def read_run(path: Path) -> Run:
     if not card:
         missing.append(f"{path}/run_card.json: the run is not finished; versions and memory are unknown")
     events = [_row(line, path) for line in _lines(path / "events.jsonl")]
-    expected = MODES if evaluation.get("baselines", True) else ("full",)
+    expected = chosen_modes(evaluation.get("baselines", True))
     own = _evaluated(path / "eval", int(evaluation.get("max_frames", 128)), list(evaluation["benchmarks"]))
     for mode in expected:
         lacking = [suite for suite in evaluation["benchmarks"] if mode not in own.reports.get(suite, {})]

@@ -9,9 +9,16 @@ from dataclasses import asdict
 from typing import Any
 
 from tstar.evaluation import Report, get_benchmark
-from tstar.evaluation.contrasts import baseline_differences, report_difference, suite_mean, suite_parts
+from tstar.evaluation.contrasts import (
+    baseline_differences,
+    in_suite_mean,
+    report_difference,
+    suite_mean,
+    suite_parts,
+)
 from tstar.evaluation.prediction_store import MODES
-from tstar.evaluation.statistics import Difference
+from tstar.evaluation.seeds import combined, summary
+from tstar.evaluation.statistics import HIGHEST_RATING, Cell, Difference, tried
 from tstar.evaluation.table import table_columns
 from tstar.reports.runs import Evaluated, Run
 
@@ -40,7 +47,10 @@ def recipe_numbers(group: Sequence[Run]) -> Numbers:
         seeds = {run.seed: mode_values(run.own, mode, run.suites) for run in group}
         seeds = {seed: values for seed, values in seeds.items() if values}
         if seeds:
-            modes[mode] = {"seeds": seeds, "summary": summaries(seeds, "value")}
+            together = summaries(seeds, "value")
+            for column, interval in both_intervals(group, mode).items():
+                together[column]["interval"] = interval
+            modes[mode] = {"seeds": seeds, "summary": together}
     differences: dict[str, Numbers] = {}
     for run in group:
         for mode, found in baseline_differences(run.own.reports).items():
@@ -75,6 +85,26 @@ def mode_values(evaluated: Evaluated, mode: str, suites: Sequence[str]) -> Numbe
     return values
 
 
+def both_intervals(group: Sequence[Run], mode: str) -> dict[str, tuple[float, float]]:
+    """Interval over items and seeds of each column that several runs were measured in, and of the mean if all suites were."""
+    suites = group[0].suites
+    found = {}
+    tables: dict[str, list[list[Cell]]] = {}
+    for (suite, name), label in table_columns(suites).items():
+        benchmark = get_benchmark(suite)
+        reports = [run.own.reports.get(suite, {}).get(mode) for run in group]
+        cells = [benchmark.cells(report.items)[name] for report in reports if report is not None]
+        if len(cells) < 2 or not all(map(tried, cells)):
+            continue
+        highest = HIGHEST_RATING if name in benchmark.ratings else 1.0
+        found[label] = combined({suite: cells}, highest=highest).interval
+        if name == benchmark.in_mean and in_suite_mean(suite) and len(cells) == len(group):
+            tables[suite] = cells
+    if tables and tables.keys() == {suite for suite in suites if in_suite_mean(suite)}:
+        found["mean"] = combined(tables).interval
+    return found
+
+
 def chance_values(run: Run) -> Numbers:
     """What uniform guessing gives in each column; the questions decide it."""
     leads = {suite: next(iter(modes.values())) for suite, modes in run.own.reports.items()}
@@ -82,7 +112,9 @@ def chance_values(run: Run) -> Numbers:
         label: leads[suite].chance[name] for (suite, name), label in table_columns(run.suites).items() if suite in leads
     }
     if len(leads) == len(run.suites):
-        values["mean"] = statistics.fmean(r.chance[get_benchmark(suite).in_mean] for suite, r in leads.items())
+        averaged = [r.chance[get_benchmark(suite).in_mean] for suite, r in leads.items() if in_suite_mean(suite)]
+        if averaged:
+            values["mean"] = statistics.fmean(averaged)
     return values
 
 
@@ -117,18 +149,6 @@ def summaries(seeds: Mapping[str, Mapping[str, Any]], key: str) -> Numbers:
     """:func:`summary` over seeds of ``key`` in every column."""
     columns = dict.fromkeys(column for values in seeds.values() for column in values)
     return {column: summary([own[column][key] for own in seeds.values() if column in own]) for column in columns}
-
-
-def summary(values: Sequence[float]) -> Numbers:
-    """Mean, standard deviation (n - 1; None for a single value), least and greatest."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {
-        "n": len(values),
-        "mean": statistics.fmean(values),
-        "sd": deviation,
-        "min": min(values),
-        "max": max(values),
-    }
 
 
 def run_facts(run: Run) -> Numbers:

@@ -74,14 +74,16 @@ def percent(value: float | None, interval: Sequence[float] | None = None, sign: 
 
 
 def spread(summary: Numbers | None, sign: str = "") -> str:
-    """``45.0 ± 1.2 (43.9 to 46.3)``: mean, standard deviation, least and greatest; of one seed only the value."""
+    """``45.0 ± 1.2 (43.9 to 46.3) [40.3, 49.7]``: mean, standard deviation, least, greatest, and the interval over items and seeds
+    where there is one; of one seed only the value."""
     if summary is None:
         return ABSENT
     mean = percent(summary["mean"], sign=sign)
     if summary["sd"] is None:
         return mean
     ends = " to ".join(percent(summary[end], sign=sign) for end in ("min", "max"))
-    return f"{mean} ± {100 * summary['sd']:.1f} ({ends})"
+    both = percent(summary["mean"], summary.get("interval"), sign).removeprefix(mean)
+    return f"{mean} ± {100 * summary['sd']:.1f} ({ends}){both}"
 
 
 def _overview(results: Numbers) -> str:
@@ -99,7 +101,8 @@ def _notes(results: Numbers) -> str:
     lines = [
         f"- [a, b]: {LEVEL:.0%} interval of one seed, bootstrap over clusters (videos; VNBench: the four tries of a question); "
         "the mean's and the differences' with every suite resampled on its own",
-        "- m ± s (a to b): mean, standard deviation (n - 1), least and greatest over seeds",
+        "- m ± s (a to b) [c, d]: mean, standard deviation (n - 1), least and greatest over seeds, and the same interval over "
+        "questions and seeds together (Student's t)",
         "- mean: plain mean over suites; VNBench enters with its independent score",
         "- shuffled frames: the same frames in a random order fixed per video; single frame: the middle one; blind: no video",
     ]

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 
 from tstar.cli.main import main as tstar
 from tstar.compressors import Compressor, build_compressor
@@ -120,7 +121,9 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     device, quick = args.device, args.quick
     mixer = build(COMPRESSORS["mambamia, mamba1"], quick).to(device)
     rows, kernels = [], []
-    for frames in (4, 8) if quick else (64, 128, 256):
+    sizes = (2, 4, 8) if quick else (64, 128, 256)
+    middle = sizes[len(sizes) // 2]
+    for frames in sizes:
         features = features_of(mixer, frames).to(device)
 
         def forward(features: torch.Tensor = features) -> torch.Tensor:
@@ -138,8 +141,9 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
         row["both_ms"] = milliseconds(both, device, 2 if quick else 10)
         row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
         rows.append(row)
-        kernels = slowest(forward, device)
-    return {"rows": rows, "kernels": kernels}
+        if frames == middle:
+            kernels = slowest(forward, device)
+    return {"rows": rows, "kernels_at": middle, "kernels": kernels}
 
 
 def milliseconds(work: Any, device: str, calls: int) -> float:
@@ -149,16 +153,27 @@ def milliseconds(work: Any, device: str, calls: int) -> float:
 
 
 def slowest(work: Any, device: str) -> list[dict[str, Any]]:
-    """The eight operations that take most of a call, with their share."""
+    """The eight operations, on a GPU kernels, that take most of a call, with their share."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as record, torch.no_grad():
         work()
+    return shares(record.key_averages(), device)[:8]
+
+
+def shares(events: Iterable[Any], device: str) -> list[dict[str, Any]]:
+    """A profile's rows with their share of all, the largest first.
+
+    A GPU's time is that of its kernels: operators that start them have the same time in rows of their own, and so have regions
+    that somebody named.
+    """
+    if device == "cuda":
+        events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
     column = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    events = sorted(record.key_averages(), key=lambda event: -getattr(event, column))
-    total = sum(getattr(event, column) for event in events) or 1
-    return [{"name": e.key, "share": getattr(e, column) / total, "calls": e.count} for e in events[:8]]
+    rows = sorted(events, key=lambda event: -getattr(event, column))
+    total = sum(getattr(event, column) for event in rows) or 1
+    return [{"name": e.key, "share": getattr(e, column) / total, "calls": e.count} for e in rows]
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
@@ -230,7 +245,9 @@ def _profile(part: dict[str, Any]) -> list[str]:
         + (f", {r['peak_gib']:.2f} GiB at most" if r["peak_gib"] is not None else "")
         for r in part["rows"]
     ]
-    return lines + [f"{k['share']:.0%} {k['name'][:90]} ({k['calls']} calls)" for k in part["kernels"]]
+    return lines + [
+        f"{part['kernels_at']} frames: {k['share']:.0%} {k['name'][:90]} ({k['calls']} calls)" for k in part["kernels"]
+    ]
 
 
 def _training(part: dict[str, Any]) -> list[str]:

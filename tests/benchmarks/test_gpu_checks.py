@@ -2,9 +2,11 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 
 @pytest.fixture
@@ -27,9 +29,39 @@ def test_it_goes_through_everything(checks, capsys, tmp_path, monkeypatch, tiny_
     assert found["wrong"] == []
     assert all(row["float32"] == [0, 0] for row in found["compressors"].values())  # the same machine twice
     assert all(0 < max(row["bfloat16"]) < 5e-2 for row in found["compressors"].values())
+    assert found["profile"]["kernels_at"] == 4
+    assert [row["frames"] for row in found["profile"]["rows"]] == [2, 4, 8]
+    assert 0 < sum(row["share"] for row in found["profile"]["kernels"]) <= 1
     assert len(found["training"]["losses"]) == 6
-    assert "loss" in (tmp_path / "gpu.md").read_text()
+    report = (tmp_path / "gpu.md").read_text()
+    assert "loss" in report
+    assert "- 4 frames: " in report
     assert json.loads((tmp_path / "gpu.json").read_text()) == found
+
+
+def row(key, device, cpu, cuda, calls=1, named=False):
+    times = {"self_cpu_time_total": cpu, "self_device_time_total": cuda}
+    return SimpleNamespace(key=key, device_type=device, count=calls, is_user_annotation=named, **times)
+
+
+def test_a_kernels_time_counts_once(checks):
+    """A profile has it in the kernel's row, in that of the operator that started it, and in a named region's."""
+    rows = [
+        row("aten::mm", DeviceType.CPU, 40.0, 60.0, 5),
+        row("gemm", DeviceType.CUDA, 0.0, 60.0, 5),
+        row("scan", DeviceType.CUDA, 0.0, 15.0, 2),
+        row("copy", DeviceType.CUDA, 0.0, 25.0, 3),
+        row("aten::copy_", DeviceType.CPU, 10.0, 25.0, 3),
+        row("forward", DeviceType.CUDA, 0.0, 100.0, 1, named=True),
+    ]
+    found = checks.shares(rows, "cuda")
+    assert [(r["name"], r["share"], r["calls"]) for r in found] == [
+        ("gemm", 0.6, 5),
+        ("copy", 0.25, 3),
+        ("scan", 0.15, 2),
+    ]
+    on_cpu = checks.shares([r for r in rows if r.device_type == DeviceType.CPU], "cpu")
+    assert [(r["name"], r["share"]) for r in on_cpu] == [("aten::mm", 0.8), ("aten::copy_", 0.2)]
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from lightning.pytorch import Trainer
 
+from tstar.cli import run_folder
 from tstar.cli.fit import check_files
 from tstar.cli.main import main
 from tstar.cli.recipe import read_recipe
-from tstar.cli.run_folder import RunFolder
+from tstar.cli.run_folder import RunFolder, global_batch
 from tstar.cli.stage_cli import build_stage
 from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
+from tstar.evaluation.answering import Answerer
 from tstar.evaluation.prediction_store import MODE_LABELS, MODES
 from tstar.stages.metrics_log import read_metrics
 
@@ -110,13 +114,29 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_every_stage_end
     assert (run / "config.2.yaml").is_file()
 
 
-def test_a_run_whose_weights_are_all_cast_is_evaluated_and_gone_on_with(workplace, capsys):
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_a_run_in_half_precision_is_evaluated_in_it_and_gone_on_with(precision, workplace, capsys, monkeypatch):
     few = ["--trainer.max_epochs=1", "--data.batch_size=4", "--evaluation.benchmarks={}", "--evaluation.max_frames=4"]
-    command = ["fit", "--config", "stages/align.yaml", "--trainer.precision=bf16-true", *few]
+    command = ["fit", "--config", "stages/align.yaml", f"--trainer.precision={precision}", *few]
     assert main(command) == 0
+    mixed, see = [], Answerer.see
+
+    def seen(self, clips):
+        mixed.append(self.half)
+        return see(self, clips)
+
+    monkeypatch.setattr(Answerer, "see", seen)
     suite = ["--evaluation.benchmarks.mini-mlvu", "data_shards/miniature/benchmarks/mini-mlvu"]
     assert main(["validate", "--ckpt", "runs/align", "--out", "again", *suite]) == 0
     assert list(Path("again/eval").rglob("mini-mlvu.full.json"))
+    assert set(mixed) == {torch.bfloat16 if precision == "bf16-mixed" else None}
+    answers = Path("again/predictions/mini-mlvu/full.jsonl")
+    asked = answers.read_text().splitlines()
+    if precision == "bf16-mixed":  # answers in another precision are others
+        whole = ["--trainer.precision", "32-true"]
+        assert main(["validate", "--ckpt", "runs/align", "--out", "again", "--no-baselines", *suite, *whole]) == 0
+        assert len(answers.read_text().splitlines()) == 2 * len(asked)
+        assert mixed[-1] is None
     capsys.readouterr()
     Path("runs/align/1-align/done.json").unlink()
     assert main([*command, "--ckpt", "runs/align"]) == 0
@@ -326,20 +346,100 @@ def test_a_damaged_sample_is_skipped_counted_and_listed_and_training_goes_on(wor
     assert row["shard"].endswith("shard-00000.tar")
 
 
-def test_a_finished_stage_is_not_taken_for_one_with_other_settings(workplace):
-    recipe = read_recipe([Path("stages/align.yaml")], [])
-    folder = RunFolder(workplace / "runs" / "align", recipe)
+@pytest.fixture
+def finished(workplace):
+    """The folder of a finished alignment with 32 samples a step; what further settings take its stage for."""
+    folder = RunFolder(workplace / "runs" / "align", read_recipe([Path("stages/align.yaml")], []))
     own = folder.stages["align"]
     own.path.mkdir(parents=True)
     own.weights.write_bytes(b"w")
-    own.finish(recipe.stages["align"], steps=1, init_from={}, weights_sha256=file_digest(own.weights))
-    assert folder.check_done("align")["steps"] == 1
-    other = read_recipe([Path("stages/align.yaml")], [("data.batch_size", "3")])
-    with pytest.raises(ConfigError, match="finished with other settings"):
-        RunFolder(folder.path, other).check_done("align")
-    own.weights.write_bytes(b"x")
+    own.finish(folder.recipe.stages["align"], steps=1, init_from={}, weights_sha256=file_digest(own.weights))
+
+    def check(*settings, over=()):
+        recipe = read_recipe([Path("stages/align.yaml"), *over], list(settings))
+        return RunFolder(folder.path, recipe).check_done("align")
+
+    return folder, check
+
+
+def test_a_finished_stage_is_not_taken_for_one_with_other_settings(finished):
+    folder, check = finished
+    assert check()["steps"] == 1
+    for key, value in (
+        ("data.limit", "3"),
+        ("trainer.max_epochs", "5"),
+        ("trainer.precision", "bf16-mixed"),
+        ("model.init_args.compressor.num_layers", "1"),
+        ("seed_everything", "1"),
+    ):
+        with pytest.raises(ConfigError, match="finished with other settings"):
+            check((key, value))
+    folder.stages["align"].weights.write_bytes(b"x")
     with pytest.raises(DataError, match="is not what"):
-        folder.check_done("align")
+        check()
+
+
+def test_a_run_killed_while_it_noted_its_start_can_be_started_and_gone_on_with(workplace, monkeypatch):
+    recipe = read_recipe([Path("stages/align.yaml")], [])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for number, resume in enumerate((False, True)):
+        folder = RunFolder(workplace / "runs" / f"run{number}", recipe)
+        write = run_folder.write_atomically
+        for allowed in (0, 1):
+            left = [write] * allowed + [killed]
+            monkeypatch.setattr(run_folder, "write_atomically", lambda *of, left=left: left.pop(0)(*of))
+            with pytest.raises(KeyboardInterrupt):
+                folder.open(resume=False, overwrite=False)
+            monkeypatch.setattr(run_folder, "write_atomically", write)
+        folder.open(resume=resume, overwrite=False)
+        assert (folder.path / "config.1.yaml").is_file()
+        with pytest.raises(ConfigError, match="holds a run already"):
+            folder.open(resume=False, overwrite=False)
+
+
+def test_a_finished_stage_is_the_same_in_another_layout_of_its_batches(finished, tmp_path):
+    _, check = finished
+    halves = [("data.batch_size", "16"), ("trainer.devices", "2"), ("trainer.strategy", "ddp")]
+    assert check(*halves)["steps"] == 1
+    assert check(("data.batch_size", "8"), ("trainer.accumulate_grad_batches", "4"), ("data.num_workers", "3"))
+    assert check(("data.batch_size", "4"), ("trainer.devices", "4"), ("trainer.num_nodes", "2"))
+    assert check(("data.batch_size", "16"), ("trainer.devices", "[0, 3]"))
+    slices = tmp_path / "slices.yaml"  # configs/trainer/fsdp.yaml in the precision the stage was trained in
+    slices.write_text(Path("configs/trainer/fsdp.yaml").read_text() + "  precision: 32-true\n")
+    slices.write_text(slices.read_text().replace("  precision: bf16-mixed\n", ""))
+    assert check(("trainer.devices", "2"), ("data.batch_size", "16"), over=[slices])
+    for settings in ([("data.batch_size", "3")], halves[1:]):
+        with pytest.raises(
+            ConfigError, match=r"finished with 32 samples a step, here it has (3|64); keep data\.batch_size"
+        ):
+            check(*settings)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "gpus", "count"),
+    [
+        ({}, 0, 1),
+        ({}, 4, 4),
+        ({"accelerator": "cpu"}, 4, 1),
+        ({"devices": "auto", "accelerator": "gpu", "num_nodes": 2}, 4, 8),
+        ({"devices": -1}, 3, 3),
+        ({"devices": "2"}, 8, 2),
+        ({"devices": "0, 1, 5"}, 8, 3),
+        ({"devices": [1]}, 8, 1),
+    ],
+    ids=str,
+)
+def test_processes_are_those_that_lightning_starts(trainer, gpus, count, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for module in ("lightning.fabric.accelerators.cuda", "lightning.pytorch.accelerators.cuda"):
+        monkeypatch.setattr(f"{module}.num_cuda_devices", lambda: gpus)
+    built = Trainer(**trainer, logger=False, enable_checkpointing=False)
+    assert built.num_devices * built.num_nodes == count
+    assert global_batch({"trainer": {**trainer, "accumulate_grad_batches": 3}, "data": {"batch_size": 5}}) == 15 * count
+    assert global_batch({"trainer": trainer}) == 8 * count
 
 
 def test_print_config_shows_a_recipe_that_repeats_the_run(workplace, capsys):

@@ -67,10 +67,10 @@ def test_text_only_loss_is_the_models_own(model):
     labels = ids.clone()
     labels[:6] = IGNORE
     with torch.no_grad():
-        loss, count = model.loss(splice(model.embed, [ids], no_visual(model, 1), [labels]))
+        losses = model.loss_sum(splice(model.embed, [ids], no_visual(model, 1), [labels]))
         theirs = model.model(input_ids=ids[None], labels=labels[None]).loss
-    assert count == int((labels[1:] != IGNORE).sum())
-    torch.testing.assert_close(loss, theirs)
+    assert losses.tokens == int((labels[1:] != IGNORE).sum())
+    torch.testing.assert_close(losses.mean, theirs)
 
 
 def test_loss_with_visual_tokens_is_the_mean_over_all_supervised_tokens(model):
@@ -89,10 +89,31 @@ def test_loss_with_visual_tokens_is_the_mean_over_all_supervised_tokens(model):
             torch.cat([second[:3], torch.full((2,), IGNORE), second[3:]]),
         ]
         sums = [full_logits_loss(model, v, t) for v, t in zip(vectors, targets, strict=True)]
-        loss, count = model.loss(splice(model.embed, ids, visual, labels))
-    assert count == sum(n for _, n in sums)
+        losses = model.loss_sum(splice(model.embed, ids, visual, labels))
+    assert losses.tokens == sum(n for _, n in sums)
     # 2e-6 was measured with Mamba-2, whose chunks fall elsewhere in a padded batch
-    torch.testing.assert_close(loss.double(), sum(s for s, _ in sums) / count, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses.mean.double(), sum(s for s, _ in sums) / losses.tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_in_half_precision_learns_and_answers_without_autocast(model):
+    """Its losses are those of its own logits, and those in fp32 but for rounding."""
+    half = LanguageConfig(path=model.config.path, template="miniature", dtype="bfloat16").build()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    ids = ids_of(model, "What does the video show? A red star.")[0]
+    labels = ids.clone()
+    labels[:6] = IGNORE
+    losses = half.loss_sum(splice(half.embed, [ids], no_visual(half, 1), [labels]))
+    losses.mean.backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in half.parameters())
+    with torch.no_grad():
+        theirs = half.eval().model(input_ids=ids[None], labels=labels[None]).loss
+        exact = model.loss_sum(splice(model.embed, [ids], no_visual(model, 1), [labels])).mean
+        (likelihood,) = half.log_likelihoods(splice(half.embed, [ids], no_visual(half, 1), [labels])).tolist()
+    torch.testing.assert_close(losses.mean, theirs.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses.mean, exact, atol=0, rtol=0.05)
+    assert likelihood == pytest.approx(-losses.total.item(), rel=1e-3)
+    batch = splice(half.embed, [ids], no_visual(half, 1), pad="left")
+    assert len(half.generate(batch, max_new_tokens=2)) == 1
 
 
 @pytest.mark.parametrize("reduction", ["token", "square", "answer"])
@@ -113,9 +134,9 @@ def test_answers_weigh_as_the_reduction_says(miniature_language, reduction):
             losses = [-torch.log_softmax(logits[row][k - 1], 0)[rows[row][k]].item() for k in range(first, last)]
             total += counts * sum(losses) / len(losses)
             weight += counts
-        loss, count = model.loss(splice(model.embed, rows, no_visual(model, 2), labels))
-    assert count == sum(last - first for _, first, last in answers)
-    assert loss.item() == pytest.approx(total / weight, rel=1e-5)
+        learnt = model.loss_sum(splice(model.embed, rows, no_visual(model, 2), labels))
+    assert learnt.tokens == sum(last - first for _, first, last in answers)
+    assert learnt.mean.item() == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_a_samples_loss_does_not_depend_on_the_padding(model):
@@ -124,22 +145,22 @@ def test_a_samples_loss_does_not_depend_on_the_padding(model):
     )
     ignored = torch.full_like(long, IGNORE)
     with torch.no_grad():
-        alone, _ = model.loss(splice(model.embed, [short], no_visual(model, 1), [short]))
-        padded, _ = model.loss(splice(model.embed, [short, long], no_visual(model, 2), [short, ignored]))
+        alone = model.loss_sum(splice(model.embed, [short], no_visual(model, 1), [short])).mean
+        padded = model.loss_sum(splice(model.embed, [short, long], no_visual(model, 2), [short, ignored])).mean
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
 
 
 def test_a_batch_padded_on_the_left_cannot_be_learnt(model):
     ids = ids_of(model, "A red star.", "A blue circle stops and a red star falls.")
     with pytest.raises(ValueError, match="padded on the right"):
-        model.loss(splice(model.embed, ids, no_visual(model, 2), ids, pad="left"))
+        model.loss_sum(splice(model.embed, ids, no_visual(model, 2), ids, pad="left"))
 
 
 def test_nothing_supervised_gives_a_loss_of_zero_that_still_reaches_every_weight(model):
     ids = ids_of(model, "No answer here.")[0]
-    loss, count = model.loss(splice(model.embed, [ids], no_visual(model, 1), [torch.full_like(ids, IGNORE)]))
-    assert (loss.item(), count) == (0.0, 0)
-    loss.backward()
+    losses = model.loss_sum(splice(model.embed, [ids], no_visual(model, 1), [torch.full_like(ids, IGNORE)]))
+    assert (losses.mean.item(), losses.tokens) == (0.0, 0)
+    losses.mean.backward()
     absent = [n for n, p in model.model.named_parameters() if p.grad is None]
     model.zero_grad()
     assert absent == []
@@ -239,7 +260,7 @@ def test_gradient_checkpointing_changes_memory_only(miniature_parts):
         settings = {"path": str(miniature_parts / "language"), "template": "miniature", "gradient_checkpointing": on}
         model = HFCausalLM(LanguageConfig(**settings)).train()
         ids = ids_of(model, "A red star moves.")[0]
-        loss, _ = model.loss(splice(model.embed, [ids], no_visual(model, 1), [ids]))
+        loss = model.loss_sum(splice(model.embed, [ids], no_visual(model, 1), [ids])).mean
         loss.backward()
         losses[on] = (loss.detach(), model.embed(ids[:1]).detach(), model.model.get_input_embeddings().weight.grad)
     assert model.model.is_gradient_checkpointing

@@ -102,7 +102,18 @@ def test_a_state_space_model_is_refused(config, one_line):
     )
 
 
-@pytest.mark.parametrize("broken", ["ignores", "lacks"])
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn"])
+def test_flash_attention_is_refused_by_its_name(attention, one_line):
+    """It is on no CPU, and there is nothing to try: transformers looks at positions where a batch has one row."""
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, **HEADS))
+    model.config._attn_implementation_internal = attention
+    assert model.config._attn_implementation == attention
+    with pytest.raises(ConfigError) as caught:
+        check_packing(model)
+    one_line(caught.value, "model.init_args.pack_tokens", attention, "language.attention to sdpa")
+
+
+@pytest.mark.parametrize("broken", ["ignores", "lacks", "heeds in one row"])
 def test_a_model_whose_samples_see_each_other_is_found_out(broken, one_line, monkeypatch):
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, **HEADS))
     whole = model.base_model.forward
@@ -113,7 +124,12 @@ def test_a_model_whose_samples_see_each_other_is_found_out(broken, one_line, mon
     def lacks(inputs_embeds, use_cache=False):
         return whole(inputs_embeds=inputs_embeds, use_cache=use_cache)
 
-    monkeypatch.setattr(model.base_model, "forward", {"ignores": ignores, "lacks": lacks}[broken])
+    def single(inputs_embeds, position_ids=None, use_cache=False):
+        more = {"position_ids": position_ids} if len(inputs_embeds) == 1 else {}
+        return whole(inputs_embeds=inputs_embeds, use_cache=use_cache, **more)
+
+    forward = {"ignores": ignores, "lacks": lacks, "heeds in one row": single}[broken]
+    monkeypatch.setattr(model.base_model, "forward", forward)
     with pytest.raises(ConfigError) as caught:
         check_packing(model)
     one_line(caught.value, "model.init_args.pack_tokens", "LlamaForCausalLM", "see each other", "language.attention")

@@ -171,7 +171,7 @@ def train_really(plans, kind, config, frames, text, answer):
         (ImageSFT, 1, False),
         (VideoSFT, 6, False),
         (VideoSFT, 6, True),
-        pytest.param(Align, 1, True, marks=pytest.mark.slow),
+        (Align, 1, True),
         pytest.param(ImageSFT, 1, True, marks=pytest.mark.slow),
     ],
 )

@@ -105,6 +105,21 @@ def test_buckets_that_view_gradients_are_no_copy_and_fsdp_gathers_units(plans):
     assert found["fsdp"].communication == total(language["rest"]) + 3 * layer
 
 
+def test_layers_that_are_not_let_go_are_all_there_at_once(plans):
+    found = {}
+    for reshard in (True, False):
+        strategy = {"class_path": "tstar.stages.FullySharded", "init_args": {"reshard_after_forward": reshard}}
+        config = plans.stage_config(batch=1, trainer={"strategy": strategy})
+        planner, setup = plans.planned(VideoSFT, config, devices=2)
+        found[reshard], _, _ = planner.training(setup, setup.parts, 1)
+    language, compressor = setup.parts.language, total(setup.parts.compressor.parameters())
+    layers = total(p for name, p in language.named_parameters() if ".layers." in name)
+    rest = total(language.parameters()) - layers
+    assert found[True].communication == rest + 3 * layers // 4  # two of four layers, and the gradients of one
+    assert found[False].communication == rest + compressor + layers + layers // 4
+    assert found[False].peak - found[True].peak == found[False].communication - found[True].communication
+
+
 def saved_bytes(run, known):
     """Bytes of different storages that autograd keeps in ``run``, without those in ``known``; and what it returns."""
     skip = {t.untyped_storage().data_ptr() for t in known}
@@ -122,21 +137,24 @@ def saved_bytes(run, known):
 
 
 @pytest.mark.parametrize(
-    ("kind", "frames", "precision"),
+    ("kind", "frames", "precision", "checkpointing"),
     [
-        (Align, 1, "32-true"),
-        (VideoSFT, 6, "bf16-mixed"),
-        pytest.param(Align, 1, "bf16-mixed", marks=pytest.mark.slow),
-        pytest.param(VideoSFT, 6, "32-true", marks=pytest.mark.slow),
+        (Align, 1, "32-true", False),
+        (Align, 1, "bf16-mixed", True),
+        (VideoSFT, 6, "bf16-mixed", False),
+        pytest.param(Align, 1, "bf16-mixed", False, marks=pytest.mark.slow),
+        pytest.param(VideoSFT, 6, "32-true", False, marks=pytest.mark.slow),
+        pytest.param(VideoSFT, 6, "bf16-mixed", True, marks=pytest.mark.slow),
     ],
 )
-def test_activations_are_what_autograd_keeps(plans, kind, frames, precision):
-    config = plans.stage_config(kind.__name__, batch=4, precision=precision)
+def test_activations_are_what_autograd_keeps(plans, kind, frames, precision, checkpointing):
+    language = {"gradient_checkpointing": checkpointing}
+    config = plans.stage_config(kind.__name__, batch=4, precision=precision, language=language)
     stage = real_stage(kind, config)
     batch = a_batch(stage, 4, frames, 60, 16)
     stage.lmm.encoder(batch[0][:1])  # kernels are compiled and caches filled
     known = [*stage.lmm.parameters(), *stage.lmm.buffers()]
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False):
         real, _ = saved_bytes(lambda: stage.lmm(*batch), known)
     planner, setup = plans.planned(kind, config, text_tokens=60, answer_tokens=16)
     dtype = planner.encode(setup, setup.parts, 4 * frames, True)[1]

@@ -23,6 +23,7 @@ from tstar.stages.checkpoint_io import (
     load_checkpoint,
     newest_verified,
     read_manifest,
+    write_atomically,
 )
 
 IO = VerifiedCheckpointIO()
@@ -35,6 +36,12 @@ def checkpoint_of(step, size=100):
 def save(folder, *steps):
     for step in steps:
         IO.save_checkpoint(checkpoint_of(step), folder / f"step={step}.ckpt")
+
+
+def test_text_that_no_encoding_has_is_written_as_json_has_it(tmp_path):
+    said = {"response": "half \ud83d, whole ä"}
+    write_atomically(tmp_path / "report.json", json.dumps(said, ensure_ascii=False))
+    assert json.loads((tmp_path / "report.json").read_text("utf-8")) == said
 
 
 def test_the_manifest_says_what_was_written(tmp_path):

@@ -7,9 +7,11 @@ from tstar.stages import Align, VideoSFT
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("kind", [Align, VideoSFT])
-def test_compiled_layers_train_alike_and_still_answer(kind, make_stage, train):
-    settings = {"compressor": {"name": "mambamia", "preset": "tiny", "dropout": 0.0}}
+def test_compiled_layers_train_alike_and_still_answer(kind, checkpointing, make_stage, train):
+    compressor = {"name": "mambamia", "preset": "tiny", "dropout": 0.0}
+    settings = {"compressor": compressor, "language": {"gradient_checkpointing": checkpointing}}
     losses, answers = [], []
     for compiled in (False, True):
         stage = make_stage(kind, **settings)

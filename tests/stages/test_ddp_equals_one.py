@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tstar.language.hf_causal_lm import LossSum
+from tstar.stages.checkpoint_io import load_checkpoint
 from tstar.stages.step_loss import HeldOutLoss, StepLoss
 
 SHARDS = ("image_sft", "video_sft")
@@ -30,6 +31,17 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch_over_20_steps
         min(one.steps["tokens"]) < max(one.steps["tokens"]) / 2
     )  # the second process has nothing to learn in some steps
     close(two, one)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fully_sharded", marks=pytest.mark.slow)])
+def test_samples_that_were_cut_are_counted_in_all_processes(strategy, train_on, plan):
+    settings = {"shards": SHARDS, "plan": plan(4, ("", "t")), "max_length": 8, "kind": "Align", "save_every": 2}
+    one = train_on(1, **settings)
+    two = train_on(2, strategy=strategy, **settings)
+    truncated, dropped = one.steps["cut"]
+    assert 0 < dropped < truncated
+    assert two.steps["cut"] == [truncated, dropped]
+    assert load_checkpoint(two.folder / "last.ckpt")["tstar"]["cut_samples"] == [truncated, dropped]
 
 
 def test_a_frozen_language_model_hands_back_gradients_in_both_whatever_they_hold(train_on, plan):

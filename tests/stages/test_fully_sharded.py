@@ -77,6 +77,7 @@ def test_a_run_goes_on_under_the_other_strategy(direction, sharded, whole, train
     [
         {"kind": "Align"},
         {"kind": "Align", "features": True},
+        {"kind": "Align", "language": {"gradient_checkpointing": True}},
         {"accumulate_grad_batches": 2},
         {"sharding": {"reshard_after_forward": False}},
         {

@@ -64,6 +64,22 @@ def test_a_run_whose_weights_are_cast_knows_its_frozen_parts_again(precision, ma
     fresh.load_state_dict(saved["state_dict"])
 
 
+def test_samples_that_were_cut_are_counted_over_every_start(make_stage, train, tmp_path):
+    def run(step=None, checkpoint=None):
+        stage = make_stage(VideoSFT, max_length=20)
+        callbacks = stop_at(step, tmp_path) if step else []
+        train(stage, "image_sft", batch_size=2, limit=12, ckpt=checkpoint, callbacks=callbacks)
+        return stage.cut_samples(), step and str(callbacks[-1].saved)
+
+    (truncated, dropped), _ = run()
+    assert truncated > 0
+    assert dropped > 0
+    first, checkpoint = run(2)
+    second, checkpoint = run(5, checkpoint)
+    assert first < second
+    assert run(None, checkpoint)[0] == (truncated, dropped)
+
+
 @pytest.fixture(scope="module")
 def straight(make_stage, train):
     """Weights, losses and samples of two epochs of 6 steps without a stop."""

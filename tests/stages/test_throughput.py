@@ -14,6 +14,7 @@ from tstar.errors import ConfigError
 from tstar.language import splice
 from tstar.language.packing import pack
 from tstar.stages import Align, VideoSFT
+from tstar.stages.freezing import count
 from tstar.stages.metrics_log import MetricsLog
 from tstar.stages.throughput import PEAK_TFLOPS, Costs, Throughput, Work, named, peak_flops, work_of
 
@@ -54,6 +55,18 @@ def test_operations_are_two_a_parameter_forward_and_as_many_for_each_gradient(ki
     )
     assert costs.step(work, 7, encoded=False) == expected
     assert costs.step(work, 7, encoded=True) == expected + 3 * patches * 2 * numbers["encoder"]
+
+
+def test_parameters_that_lie_in_slices_elsewhere_count_too(make_stage):
+    """As ZeRO-3 leaves them: empty, with their number of elements beside."""
+    stage = make_stage(VideoSFT)
+    whole, trained = Costs(stage.lmm), count(p for p in stage.parameters() if p.requires_grad)
+    assert trained == sum(p.numel() for p in stage.parameters() if p.requires_grad) > 0
+    for parameter in stage.parameters():
+        parameter.ds_numel = parameter.numel()
+        parameter.data = torch.empty(0)
+    assert vars(Costs(stage.lmm)) == vars(whole)
+    assert count(p for p in stage.parameters() if p.requires_grad) == trained
 
 
 @pytest.mark.parametrize(

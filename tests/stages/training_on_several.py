@@ -147,6 +147,7 @@ def train(
     ckpt=None,
     init_seed=0,
     half=None,
+    max_length=768,
     **settings,
 ):
     """One process of a training."""
@@ -158,7 +159,7 @@ def train(
         language=LanguageConfig(path=f"{models}/language", template="miniature", **(language or {})),
         compressor=compressor or {"name": "mambamia", "preset": "tiny", "dropout": 0.0},
         optimizer=stages.OptimizerConfig(**({"lr": 1e-3} | (optimizer or {}))),
-        max_length=768,
+        max_length=max_length,
     )
     sharding = settings.pop("sharding", {})
     if strategy == "fully_sharded":
@@ -190,12 +191,12 @@ def train(
     trainer.fit(stage, datamodule=data, ckpt_path=ckpt)
     if save_every:
         trainer.save_checkpoint(folder / "last.ckpt")
-    whole = stage.whole_weights()
+    whole, cut = stage.whole_weights(), stage.cut_samples()
     if trainer.is_global_zero:
         torch.save(whole, folder / "weights.pt")
         seconds = sum(steps.seconds[2:]) / max(len(steps.seconds) - 2, 1)
         numbers = {"losses": steps.losses, "tokens": steps.tokens, "step": trainer.global_step, "seconds": seconds}
-        numbers["answers"] = answers.given
+        numbers["answers"], numbers["cut"] = answers.given, cut
         numbers["local"] = sum(
             p._local_tensor.numel() if hasattr(p, "_local_tensor") else p.numel() for p in stage.parameters()
         )

@@ -184,10 +184,11 @@ def train_stage(folder: RunFolder, name: str, config: dict[str, Any], checkpoint
         trainer.fit(stage, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None)
     for line in [*data.damaged, *skipped_summary(skipped)]:
         warn(line)
-    if stage.lmm.truncated:
-        warn(f"{stage.lmm.truncated} sequences were longer than model.init_args.max_length and were cut")
-    if stage.lmm.dropped:
-        warn(f"{stage.lmm.dropped} of them had no answer left to learn from and were dropped")
+    truncated, dropped = stage.cut_samples()
+    if truncated:
+        warn(f"{truncated} sequences were longer than model.init_args.max_length and were cut")
+    if dropped:
+        warn(f"{dropped} of them had no answer left to learn from and were dropped")
     if stop.received is not None:
         return stopped(folder, name, stop, trainer)
     whole = stage.whole_weights()
@@ -228,6 +229,7 @@ def feature_cache(stage: Any, folder: Path, dtype: str) -> Any:
 
 def complete(folder: RunFolder, name: str, cli: Any, whole: dict[str, Any], seconds: float) -> None:
     """Export a trained stage's weights and mark it as complete."""
+    from tstar.stages.freezing import count
     from tstar.stages.weights import export_weights
 
     own, stage, trainer = folder.stages[name], cli.model, cli.trainer
@@ -240,7 +242,7 @@ def complete(folder: RunFolder, name: str, cli: Any, whole: dict[str, Any], seco
         weights_sha256=digest,
         shards=cli.datamodule.train_source.shards.digest,
         seed=folder.recipe.stages[name].get("seed_everything", 0),
-        parameters_trained=sum(p.numel() for p in stage.parameters() if p.requires_grad),
+        parameters_trained=count(p for p in stage.parameters() if p.requires_grad),
     )
     folder.event("stage finished", stage=name, steps=trainer.global_step)
 
@@ -257,8 +259,10 @@ def stopped(folder: RunFolder, name: str, stop: Any, trainer: Any) -> int:
 
 def describe(stage: Any, data: Any) -> None:
     """One line: what learns, from how much, at what visual cost."""
-    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in stage.parameters()) - trained
+    from tstar.stages.freezing import count
+
+    trained = count(p for p in stage.parameters() if p.requires_grad)
+    frozen = count(stage.parameters()) - trained
     mixer = stage.lmm.compressor
     native = stage.lmm.language.native_length
     if native is not None and stage.lmm.max_length > native:

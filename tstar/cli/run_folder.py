@@ -4,6 +4,7 @@
 card lie beside them.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -16,11 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from tstar.cli.recipe import Recipe
 from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
+from tstar.reports.plan_setup import DEFAULT_BATCH, processes
 from tstar.stages.checkpoint_io import newest_verified, write_atomically
 
 PACKAGES = (
@@ -36,8 +39,14 @@ PACKAGES = (
 )
 TRAINED_BY = ("seed_everything", "model", "data", "trainer")
 """Sections that decide what a stage trains; the others may change on a resume."""
-CACHE = ("features", "features_dtype")
-"""Settings of ``data`` that decide where features are kept and not what is trained; they may change too."""
+UNDECIDED = (
+    *(f"data.{name}" for name in ("features", "features_dtype", "cache_dir", "cache_gb")),
+    *(f"data.{name}" for name in ("batch_size", "num_workers", "prefetch")),
+    *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy", "accumulate_grad_batches")),
+    *(f"model.init_args.{part}.gradient_checkpointing" for part in ("language", "compressor")),
+)
+"""Settings in these sections that decide where things are kept and how the work is spread, and not what is trained; they may change
+too, as long as the samples of a step stay."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class StageFolder:
 
     def finish(self, config: dict[str, Any], **more: Any) -> None:
         """Mark the stage as complete."""
-        record = {"config_sha256": config_digest(config), **more}
+        record = {"config_sha256": config_digest(config), "global_batch": global_batch(config), **more}
         write_atomically(self.path / "done.json", json.dumps(record, indent=1))
 
 
@@ -88,7 +97,7 @@ class RunFolder:
         """Prepare for a start; refuses to touch an existing run unless told what to do with it, and before touching it."""
         if resume:
             self._check_resume(wanted)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(not path.match("config.*") for path in self.path.iterdir()):
             if not overwrite:
                 raise ConfigError(
                     f"{self.path} holds a run already; go on with it by --ckpt, start over by --overwrite, "
@@ -127,8 +136,8 @@ class RunFolder:
     def _record_start(self) -> None:
         text = yaml.safe_dump(self.recipe.as_yaml(), sort_keys=False)
         starts = len(list(self.path.glob("config.*.yaml")))
+        write_atomically(self.path / "config.yaml", text)  # first: by it a run is known, and gone on with
         write_atomically(self.path / f"config.{starts + 1}.yaml", text)
-        write_atomically(self.path / "config.yaml", text)
         self.event("start", command=" ".join(sys.argv), pid=os.getpid())
 
     def event(self, what: str, **more: Any) -> None:
@@ -143,6 +152,11 @@ class RunFolder:
             raise ConfigError(
                 f"stage {name} of {self.path} was finished with other settings (see config.1.yaml there); "
                 "restore them, choose another --name, or start over by --overwrite"
+            )
+        if record and record["global_batch"] != (samples := global_batch(self.recipe.stages[name])):
+            raise ConfigError(
+                f"stage {name} of {self.path} was finished with {record['global_batch']} samples a step, here it has {samples}; "
+                "keep data.batch_size x trainer.devices x trainer.accumulate_grad_batches, or choose another --name"
             )
         if record and record["init_from"] != self.origins(name):
             raise ConfigError(
@@ -203,12 +217,31 @@ def locate_run(ckpt: Path) -> tuple[Path, Path | None]:
     raise DataError(f"--ckpt: {ckpt} is neither a checkpoint nor a run's folder")
 
 
+def decisive(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a stage's training, but for the samples of a step."""
+    found = copy.deepcopy({key: config.get(key) for key in TRAINED_BY})
+    for setting in UNDECIDED:
+        *sections, name = setting.split(".")
+        inner: Any = found
+        for section in sections:
+            inner = (inner or {}).get(section)
+        if inner:
+            inner.pop(name, None)
+    return found
+
+
 def config_digest(config: dict[str, Any]) -> str:
-    """Hash of what decides a stage's training."""
-    decisive = {key: config.get(key) for key in TRAINED_BY}
-    if decisive["data"]:
-        decisive["data"] = {key: value for key, value in decisive["data"].items() if key not in CACHE}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    """Hash of what decides a stage's training, but for the samples of a step."""
+    return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()
+
+
+def global_batch(config: dict[str, Any]) -> int:
+    """Samples of an optimizer step of a stage; where it takes all devices, with those of this machine."""
+    trainer = {"devices": "auto", **(config.get("trainer") or {})}
+    on_gpus = (trainer.get("accelerator") or "auto") in ("auto", "gpu", "cuda")
+    count = processes(trainer, torch.cuda.device_count() if on_gpus else 1)
+    batch: int = (config.get("data") or {}).get("batch_size", DEFAULT_BATCH)
+    return batch * count * (trainer.get("accumulate_grad_batches") or 1)
 
 
 def package_versions() -> dict[str, str]:

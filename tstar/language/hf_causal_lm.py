@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tstar.errors import ConfigError, DataError
+from tstar.language.blocks import checkpoint_blocks
 from tstar.language.lora import LoraSettings, add_adapters, is_adapter
 from tstar.language.splice import IGNORE, Spliced
 from tstar.language.state_spaces import is_state_spaces, load_state_spaces
@@ -38,7 +39,7 @@ class LanguageConfig:
     attention: str | None = None
     """Attention implementation as transformers names it; default its own choice."""
     gradient_checkpointing: bool = False
-    """Recompute layers in backward: less memory, about a fifth slower."""
+    """Recompute layers in backward: less memory, about a fifth slower. Of a frozen model too, which hands gradients back."""
     loss_reduction: Literal["token", "square", "answer"] = "token"
     """How much an answer of n tokens weighs in a batch's loss: n (the mean over tokens), the square root of n, or 1."""
     tokenizer: str | None = None
@@ -83,7 +84,7 @@ class HFCausalLM(nn.Module):
         # a checkpoint's own penalties and sampling would make "greedy" mean another thing for every model
         self.model.generation_config = type(self.model.generation_config)()
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(self.model)
 
     def learnable(self) -> dict[str, nn.Parameter]:
         """What learns if the model does, by name: the adapters where there are any, else everything."""
@@ -110,11 +111,6 @@ class HFCausalLM(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] to embeddings [..., D]."""
         return self.model.get_input_embeddings()(ids)
-
-    def loss(self, batch: Spliced) -> tuple[Tensor, int]:
-        """The loss of a batch alone, and the number of supervised tokens; see :meth:`loss_sum`."""
-        losses = self.loss_sum(batch)
-        return losses.mean, losses.tokens
 
     def loss_sum(self, batch: Spliced) -> LossSum:
         """Cross-entropy over the supervised tokens of a batch, weighed as ``loss_reduction`` says.
@@ -152,7 +148,9 @@ class HFCausalLM(nn.Module):
         hidden = self.model.base_model(inputs_embeds=batch.embeds, use_cache=False, **places)[0]  # [B, P, D]
         supervised = batch.labels[:, 1:] != IGNORE  # position t predicts t + 1
         chosen = hidden[:, :-1][supervised]  # [count, D]
-        return hidden, self.model.get_output_embeddings()(chosen).float(), supervised
+        head = self.model.get_output_embeddings()
+        chosen = chosen.to(head.weight.dtype)  # Mamba's residual stream is fp32 beside weights in half precision
+        return hidden, head(chosen).float(), supervised
 
     @torch.no_grad()
     def generate(self, batch: Spliced, *, max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 from tstar.errors import ConfigError
 from tstar.language.splice import IGNORE, Spliced
 
-PROBE = (7, 5)
-"""Lengths of the samples that :func:`check_packing` compares."""
+PROBE = ((7, 5), (4, 8))
+"""Lengths of the samples that :func:`check_packing` compares, by row."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Of what a sample becomes in a shared row, relative to its largest number; samples that see each other differ by much more."""
 
@@ -84,22 +84,29 @@ def check_packing(model: Any) -> None:
         raise ConfigError(
             f"model.init_args.pack_tokens: {kind} hands a state from token to token, so samples cannot share a row; set it to null"
         )
+    attention = model.config._attn_implementation or ""
+    if "flash" in attention:
+        raise ConfigError(
+            f"model.init_args.pack_tokens: with language.attention '{attention}' transformers keeps samples apart in batches of a "
+            "single row only; set it to null, or language.attention to sdpa"
+        )
     was, base = model.training, model.base_model
     model.eval()
     weight = model.get_input_embeddings().weight
-    tokens = torch.arange(sum(PROBE), device=weight.device) % weight.shape[0]
-    row = model.get_input_embeddings()(tokens).unsqueeze(0)  # [1, N, D]
-    positions = torch.cat([torch.arange(n, device=weight.device) for n in PROBE]).unsqueeze(0)
+    tokens = torch.arange(sum(map(sum, PROBE)), device=weight.device) % weight.shape[0]
+    rows = model.get_input_embeddings()(tokens).unflatten(0, (len(PROBE), -1))  # [R, N, D]
+    positions = torch.stack([torch.cat([torch.arange(n, device=weight.device) for n in row]) for row in PROBE])
     try:
-        together = base(inputs_embeds=row, position_ids=positions, use_cache=False)[0]
-        alone = torch.cat([base(inputs_embeds=part, use_cache=False)[0] for part in row.split(PROBE, 1)], 1)
+        together = base(inputs_embeds=rows, position_ids=positions, use_cache=False)[0]
+        parts = [part[None] for row, lengths in zip(rows, PROBE, strict=True) for part in row.split(lengths)]
+        alone = torch.cat([base(inputs_embeds=part, use_cache=False)[0] for part in parts], 1).view_as(together)
     except TypeError:
-        together, alone = row, row + float("inf")
+        together, alone = rows, rows + float("inf")
     finally:
         model.train(was)
     error = ((together - alone).abs().max() / alone.abs().max()).item()
-    if not error <= TOLERANCE.get(row.dtype, 1e-3):
+    if not error <= TOLERANCE.get(rows.dtype, 1e-3):
         raise ConfigError(
-            f"model.init_args.pack_tokens: in {kind} with attention '{model.config._attn_implementation}' samples of one row see "
+            f"model.init_args.pack_tokens: in {kind} with attention '{attention}' samples of one row see "
             "each other; set it to null, or try another language.attention"
         )

@@ -32,7 +32,7 @@ class VideoLMM(nn.Module):
         if pack_tokens is not None:
             check_packing(language.model)
         self.truncated = 0
-        """Training sequences that were longer than ``max_length`` and lost their end, so far."""
+        """Training sequences of this process that were longer than ``max_length`` and lost their end, since its start."""
         self.dropped = 0
         """Those of them that had nothing left to learn from, and were dropped."""
 

@@ -132,17 +132,7 @@ class Planner:
 
     def device(self, setup: Setup, parts: Parts, pieces: dict[str, Held], activations: Activations) -> Device:
         """One device's memory in a step of a stage."""
-        return training_device(
-            parts,
-            pieces,
-            activations,
-            setup.strategy,
-            setup.devices,
-            setup.accumulate,
-            setup.on_cpu,
-            setup.precision.half,
-            setup.bucket_view,
-        )
+        return training_device(parts, pieces, activations, setup.spread)
 
     def answering(self, setup: Setup, parts: Parts, frames: int) -> tuple[dict[str, int], dict[str, int]]:
         """Memory and FLOPs of an answer about one clip on one device."""
@@ -239,8 +229,6 @@ class Planner:
             notes.append(
                 "data.features keeps what the encoder makes: a step does not encode, the first pass over the frames does"
             )
-        if setup.language.gradient_checkpointing and "language" not in setup.kind.trains:
-            notes.append("language.gradient_checkpointing has no effect here: a frozen language model is in eval mode")
         row = self.tokens(setup, samples.frames)
         if row["length"] > setup.max_length:
             notes.append(

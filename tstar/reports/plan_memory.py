@@ -6,7 +6,8 @@ What is held, by strategy on n devices:
   and casts as it goes. With n > 1, DistributedDataParallel's buckets are a second copy of the gradients, unless they view them.
 - ``fsdp`` (FSDP2, a layer of the language model a unit, the compressor another): weights, gradients and moments as with ddp, each
   device an n-th, but the encoder whole; and gathered, in the weights' own types, what is in no layer, and the compressor or, if
-  that is more, two layers and a layer's gradients.
+  that is more, two layers and a layer's gradients. With ``reshard_after_forward: false`` the compressor and all layers are, until
+  their gradients are there, and a layer's gradients.
 - ``zero2`` (DeepSpeed): in half precision, mixed or not, all weights are half, and so are gradients; the optimiser holds an fp32
   copy and two fp32 moments of what is trained, 12 bytes a number. Gradients and optimiser are shared out, weights are not.
 - ``zero3`` (DeepSpeed): as zero2, weights shared out too, and two whole layers.
@@ -93,10 +94,38 @@ def get_strategy(given: str | None, trainer: dict[str, Any]) -> str:
     raise ConfigError(f"trainer.strategy '{asked}' cannot be planned; give --strategy ({', '.join(STRATEGIES)})")
 
 
-def views_buckets(trainer: dict[str, Any]) -> bool:
-    """Whether DistributedDataParallel's gradients are views of its buckets."""
-    asked = trainer.get("strategy")
-    return isinstance(asked, dict) and bool((asked.get("init_args") or {}).get("gradient_as_bucket_view"))
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How a training step is spread over devices."""
+
+    strategy: str
+    """Of :data:`STRATEGIES`."""
+    devices: int
+    accumulate: int = 1
+    """Micro-batches of a step."""
+    on_cpu: bool = False
+    """The optimizer goes through tensors one by one; elsewhere it makes a copy the size of a moment on its way."""
+    compute: torch.dtype | None = None
+    """Half-precision type of the step, if any."""
+    bucket_view: bool = False
+    """DistributedDataParallel's gradients are views of its buckets."""
+    reshard: bool = True
+    """With fsdp, layers are let go after the forward pass and gathered again for the backward pass."""
+
+    @classmethod
+    def of(cls, strategy: str, devices: int, trainer: dict[str, Any]) -> "Spread":
+        """As a trainer's settings say, but for strategy and devices."""
+        asked = trainer.get("strategy")
+        options = (asked.get("init_args") or {}) if isinstance(asked, dict) else {}
+        return cls(
+            strategy=strategy,
+            devices=devices,
+            accumulate=trainer.get("accumulate_grad_batches") or 1,
+            on_cpu=trainer.get("accelerator") == "cpu",
+            compute=get_precision(trainer.get("precision")).half,
+            bucket_view=bool(options.get("gradient_as_bucket_view", False)),
+            reshard=bool(options.get("reshard_after_forward", True)),
+        )
 
 
 @dataclass(frozen=True)
@@ -147,48 +176,35 @@ def held(parts: Parts, strategy: str, devices: int, optimizer: OptimizerConfig) 
     return found
 
 
-def training_device(
-    parts: Parts,
-    pieces: dict[str, Held],
-    activations: "Activations",
-    strategy: str,
-    devices: int,
-    accumulate: int,
-    on_cpu: bool,
-    compute: torch.dtype | None,
-    bucket_view: bool,
-) -> Device:
+def training_device(parts: Parts, pieces: dict[str, Held], activations: "Activations", spread: Spread) -> Device:
     """One device's memory in a training step.
 
     Args:
         parts: the model.
         pieces: of :func:`held`.
         activations: of the step's phases.
-        strategy, devices, accumulate: how the step is spread.
-        on_cpu: the optimizer goes through tensors one by one; elsewhere it makes a copy the size of a moment on its way.
-        compute: half-precision type of the step, if any.
-        bucket_view: see :func:`views_buckets`.
+        spread: over devices.
     """
+    strategy, devices = spread.strategy, spread.devices
     weights, gradients, states = (
         sum(getattr(p, kind) for p in pieces.values()) for kind in ("weights", "gradients", "optimizer")
     )
     communication = 0
     if devices > 1:
-        communication = gradients if strategy == "ddp" and not bucket_view else 0
+        communication = gradients if strategy == "ddp" and not spread.bucket_view else 0
         if strategy.startswith("zero"):
             trained = [p for part in parts.named().values() for p in part.parameters() if p.requires_grad]
             size = max((p.element_size() for p in trained), default=0)
             communication += 2 * size * min(REDUCE_BUCKET, sum(p.numel() for p in trained))
         if strategy == "zero3":
-            communication += 2 * largest_layer(parts, compute)
+            communication += 2 * largest_layer(parts, spread.compute)
         if strategy == "fsdp":
-            communication += gathered_units(parts)
-    alone = devices == 1 and accumulate == 1
+            communication += gathered_units(parts, spread.reshard)
+    alone = devices == 1 and spread.accumulate == 1
     passes = activations.with_gradients if alone else gradients + communication + activations.peak
     trained_sizes = [p.nbytes for part in parts.named().values() for p in part.parameters() if p.requires_grad]
-    extra = (
-        2 * max(trained_sizes, default=0) if on_cpu else _part(sum(trained_sizes), devices if strategy != "ddp" else 1)
-    )
+    copies = _part(sum(trained_sizes), devices if strategy != "ddp" else 1)
+    extra = 2 * max(trained_sizes, default=0) if spread.on_cpu else copies
     peak = weights + states + max(passes, gradients + communication + extra)
     return Device(weights, gradients, states, activations.peak, communication, peak)
 
@@ -201,8 +217,6 @@ class Activations:
     """Without gradients of parameters."""
     with_gradients: int
     """With those gradients from where they are finished."""
-    kept: int
-    """After the forward pass: what the backward pass needs."""
 
     @classmethod
     def of(cls, encode: Cost, compress: Learning, learn: Learning) -> "Activations":
@@ -212,7 +226,7 @@ class Activations:
         forward = max(encode.peak, base + compress.forward.peak, before + learn.forward.peak)
         peak = max(forward, before + learn.backward.peak, base + compress.backward.peak)
         both = (before + learn.peak_with_gradients, base + learn.gradients + compress.peak_with_gradients)
-        return cls(peak, max(forward, *both), before + learn.forward.kept)
+        return cls(peak, max(forward, *both))
 
 
 def answering_device(pieces: dict[str, Held], encode: Cost, compress: Learning, answer: Answering) -> dict[str, int]:
@@ -228,15 +242,17 @@ def answering_device(pieces: dict[str, Held], encode: Cost, compress: Learning, 
     }
 
 
-def gathered_units(parts: Parts) -> int:
-    """Bytes of units that are whole at once with fsdp."""
+def gathered_units(parts: Parts, reshard: bool = True) -> int:
+    """Bytes of units that are whole at once with fsdp; see :class:`Spread` for ``reshard``."""
     lists: list[list[nn.Module]] = [list(m) for m in parts.language.modules() if isinstance(m, nn.ModuleList)]
     layers = max(lists, key=len, default=[])
     sizes = [_bytes_of(layer.parameters()) for layer in layers]
     gradients = [_bytes_of(p for p in layer.parameters() if p.requires_grad) for layer in layers]
     root = _bytes_of(parts.language.parameters()) - sum(sizes)
-    of_layers = 2 * max(sizes, default=0) + max(gradients, default=0)
-    return root + max(_bytes_of(parts.compressor.parameters()), of_layers)
+    compressor, of_a_layer = _bytes_of(parts.compressor.parameters()), max(gradients, default=0)
+    if not reshard:
+        return root + compressor + sum(sizes) + of_a_layer
+    return root + max(compressor, 2 * max(sizes, default=0) + of_a_layer)
 
 
 def _bytes_of(tensors: Iterable[Tensor]) -> int:

@@ -7,7 +7,6 @@ Letters: B samples, L positions, D width, I inner channels, S states, R rank of 
 """
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tstar.compressors import Compressor, build_compressor, mambamia
 from tstar.compressors.token_clustering import TokenClusteringConfig
 from tstar.language import LanguageConfig
 from tstar.language.backbones import skeleton
+from tstar.language.blocks import checkpoint_blocks
 from tstar.language.lora import LoraSettings, add_adapters, is_adapter
 from tstar.ops import causal_conv1d, selective_scan, ssd_scan
 from tstar.vision import OpenClipTower, VisionConfig
@@ -113,9 +113,7 @@ class Workshop:
         if attention == "eager":  # any other keeps no table of scores, as sdpa
             model.set_attn_implementation("eager")
         if checkpointing:
-            with warnings.catch_warnings():  # of the method's name in later versions
-                warnings.simplefilter("ignore")
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_blocks(model)
         for module in model.modules():
             block = _FUSED.get(type(module).__name__)
             if block is not None:

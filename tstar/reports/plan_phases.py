@@ -166,7 +166,7 @@ class Phases:
                 del rows
                 hidden = language.base_model(inputs_embeds=embeds, use_cache=False)[0]  # [B, P, D]
                 chosen = hidden[:, :-1][:, -answer:].flatten(0, 1)
-                logits = language.get_output_embeddings()(chosen).float()  # [B * answer, vocabulary]
+                logits = self._head(chosen).float()  # [B * answer, vocabulary]
                 targets = torch.zeros(len(logits), dtype=torch.long)
                 losses = F.cross_entropy(logits, targets, reduction="none")
                 loss = (losses * torch.ones_like(losses)).sum() / len(logits)
@@ -190,7 +190,7 @@ class Phases:
             def step(embeds: Tensor) -> tuple[int, int]:
                 before = meter.flops
                 hidden = language.base_model(inputs_embeds=embeds, use_cache=bool(cache), **cache)[0]
-                language.get_output_embeddings()(hidden[:, -1:])
+                self._head(hidden[:, -1:])
                 return meter.flops - before, _cache_bytes(cache)
 
             flops, held = step(prompt)
@@ -201,6 +201,11 @@ class Phases:
             decode = steps * first + (second - first) * steps * (steps - 1) // 2
             final = held + steps * (grown - held)
             return Answering(prefill, decode, first, final + recurrent, meter.peak + final - held + recurrent)
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to logits [..., vocabulary]."""
+        head: Any = self.parts.language.get_output_embeddings()  # type: ignore[operator]
+        return head(hidden.to(head.weight.dtype))
 
     def _embedding_dtype(self) -> torch.dtype:
         embeddings: Any = self.parts.language.get_input_embeddings()  # type: ignore[operator]
@@ -215,7 +220,10 @@ class Phases:
             parameter.grad = None
 
     def _cast(self, training: bool) -> Any:
-        return torch.autocast("cpu", self.autocast) if training and self.autocast is not None else nullcontext()
+        if not training or self.autocast is None:
+            return nullcontext()
+        # as Lightning: casts are not kept for another use
+        return torch.autocast("cpu", self.autocast, cache_enabled=False)
 
     def _backward(
         self, meter: Meter, part: nn.Module, outputs: list[Tensor], gradients: list[Tensor] | None, forward: Cost

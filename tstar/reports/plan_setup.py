@@ -8,7 +8,7 @@ import torch
 from tstar.errors import ConfigError, suggest
 from tstar.language import LanguageConfig
 from tstar.language.lora import LoraSettings, adapters_of
-from tstar.reports.plan_memory import STRATEGIES, Precision, get_precision, get_strategy, views_buckets
+from tstar.reports.plan_memory import STRATEGIES, Precision, Spread, get_precision, get_strategy
 from tstar.reports.plan_parts import Parts, Workshop
 from tstar.stages import OptimizerConfig, Stage
 from tstar.vision import VisionConfig
@@ -84,18 +84,14 @@ class Setup:
         return bool((self.config.get("data") or {}).get("features"))
 
     @property
-    def bucket_view(self) -> bool:
-        """DistributedDataParallel's gradients are its buckets."""
-        return views_buckets(self.config.get("trainer") or {})
+    def spread(self) -> Spread:
+        """How a step is spread over devices."""
+        return Spread.of(self.strategy, self.devices, self.config.get("trainer") or {})
 
     @property
     def devices_unknown(self) -> bool:
         """The recipe takes what devices there are."""
-        return (self.config.get("trainer") or {}).get("devices") in ("auto", -1, "-1")
-
-    @property
-    def on_cpu(self) -> bool:
-        return (self.config.get("trainer") or {}).get("accelerator") == "cpu"
+        return takes_all(self.config.get("trainer") or {})
 
 
 def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Asked, workshop: Workshop) -> Setup:
@@ -124,7 +120,7 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
         parts=workshop.parts(vision, spoken, spec, lora, dtypes),
         precision=precision,
         strategy=strategy,
-        devices=asked.devices or _devices(trainer),
+        devices=asked.devices or processes(trainer),
         batch=(config.get("data") or {}).get("batch_size", DEFAULT_BATCH),
         accumulate=trainer.get("accumulate_grad_batches") or 1,
         max_length=arguments.get("max_length", 4096),
@@ -136,11 +132,27 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
     )
 
 
-def _devices(trainer: dict[str, Any]) -> int:
-    """Processes of the recipe's trainer."""
+def processes(trainer: dict[str, Any], found: int = 1) -> int:
+    """How many processes a trainer's settings ask for.
+
+    Args:
+        trainer: the settings.
+        found: devices there are, for a trainer that takes all.
+    """
     given = trainer.get("devices", 1)
-    count = len(given) if isinstance(given, list) else int(given) if str(given).isdecimal() else 1
+    if isinstance(given, list):
+        count = len(given)
+    elif takes_all(trainer):
+        count = found
+    else:
+        numbers = [number for number in str(given).split(",") if number.strip()]
+        count = len(numbers) if "," in str(given) else int(given)
     return max(count, 1) * int(trainer.get("num_nodes") or 1)
+
+
+def takes_all(trainer: dict[str, Any]) -> bool:
+    """Whether a trainer takes what devices there are."""
+    return trainer.get("devices") in ("auto", -1, "-1")
 
 
 def weight_types(setup: Setup) -> dict[str, str]:

@@ -95,6 +95,7 @@ class Stage(LightningModule):
         self.supervised = 0
         """Supervised tokens of this process's last training batch."""
         self._frozen_digest = ""
+        self._cut_before = (0, 0)
         self._placed = False
         self._step_loss, self._held_out = StepLoss(), HeldOutLoss()
 
@@ -231,6 +232,16 @@ class Stage(LightningModule):
         optimizer, schedule = build_optimizer(self.lmm, self.optimizer_config, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def cut_samples(self) -> tuple[int, int]:
+        """Training sequences that were longer than ``max_length`` and lost their end, and those of them that had no answer left.
+
+        Of all processes, which have to ask together, and since the stage began, however often it was gone on with.
+        """
+        strategy = self.trainer.strategy
+        own = torch.tensor([self.lmm.truncated, self.lmm.dropped], device=strategy.root_device)
+        truncated, dropped = (int(n) for n in strategy.reduce(own, reduce_op="sum"))
+        return self._cut_before[0] + truncated, self._cut_before[1] + dropped
+
     # checkpoints: the trained part, and enough to know the rest again
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -243,6 +254,7 @@ class Stage(LightningModule):
             "recipe": self.recipe,
             "frozen": self.frozen_digest,
             "descriptions": self.descriptions,
+            "cut_samples": list(self.cut_samples()),
         }
 
     def whole_weights(self) -> dict[str, Tensor]:
@@ -258,6 +270,8 @@ class Stage(LightningModule):
                 "to start from its weights use init_from"
             )
         self.check_frozen(theirs["frozen"])
+        truncated, dropped = theirs.get("cut_samples", (0, 0))
+        self._cut_before = truncated, dropped
         changed = differences(theirs["recipe"], self.recipe)
         rates = tuple(
             f"model.init_args.{name} " for name in ("optimizer.lr", "optimizer.compressor_lr", "lr_on_resume")

@@ -169,7 +169,7 @@ def write_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
-    write_whole(path, text.encode())
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
     sync_folder(path.parent)
 
 

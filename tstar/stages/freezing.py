@@ -23,6 +23,11 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors | buffers
 
 
+def count(parameters: Iterable[nn.Parameter]) -> int:
+    """How many numbers parameters have, also those that DeepSpeed's ZeRO-3 leaves empty, their slices elsewhere."""
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in parameters)
+
+
 def frozen_digest(model: nn.Module) -> str:
     """Hash over names and values of all parameters that do not learn, and of the stored buffers beside them."""
     digest = hashlib.blake2b(digest_size=16)

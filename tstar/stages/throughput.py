@@ -14,6 +14,7 @@ from tstar.errors import ConfigError
 from tstar.language import VideoLMM
 from tstar.language.packing import share_rows
 from tstar.stages.base import Stage
+from tstar.stages.freezing import count
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
@@ -89,8 +90,7 @@ class Costs:
 
 def _per_position(parameters: Iterable[nn.Parameter], passed: bool) -> int:
     parameters = list(parameters)
-    learnt = sum(p.numel() for p in parameters if p.requires_grad)
-    return (4 if passed else 2) * sum(p.numel() for p in parameters) + 2 * learnt
+    return (4 if passed else 2) * count(parameters) + 2 * count(p for p in parameters if p.requires_grad)
 
 
 def work_of(lmm: VideoLMM, batch: Batch) -> Work:

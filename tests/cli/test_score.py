@@ -77,13 +77,27 @@ def test_only_twenty_questions_are_named_and_json_has_all(tmp_path, files, capsy
     assert Report.from_data(written["reports"]["strict"]) == score("tempcompass", CLIPS, said, rules="strict")
 
 
-def test_one_rule_alone_is_one_report(files, capsys):
+def test_half_characters_of_an_answer_are_written_as_json_has_them(tmp_path, files, capsys):
+    half = "(B) very fast \ud83d"
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"id": "multi-choice:0:speed:0", "response": half}) + "\n")
+    assert Report.from_json(run(capsys, *files, "--rules", "strict", "--json").out).items[0].response == half
+    assert "| (B) very fast \\ud83d |" in run(capsys, *files).out
+
+
+def test_one_rule_is_one_report_and_printed_beside_the_others(files, capsys):
     report = Report.from_json(run(capsys, *files, "--rules", "strict", "--json").out)
     assert report == score("tempcompass", CLIPS, SAID, rules="strict")
     out = run(capsys, *files, "--rules", "strict").out
     assert "| multi-choice/avg | 46.7 [" in out
-    assert "the rules differ" not in out
+    assert "|  | strict rules | official rules | chance |" in out
+    assert "the rules differ on 7 of 30 questions\n" in out
+    assert "| multi-choice:1:speed:0 | (B) very fast | B | B, right | –, wrong |" in out
     assert "answers by letter, strict rules" in out
+    differing = report.other_rules["official"]["differing"]
+    assert len(differing) == report.other_rules["official"]["differ"] == 7
+    assert "multi-choice:1:speed:0" in differing
+    out = run(capsys, *files, "--rules", "lmms-eval").out
+    assert "|  | lmms-eval rules | official rules | strict rules | chance |" in out
 
 
 def test_a_terminal_gets_a_drawn_table(files, capsys, monkeypatch):
@@ -147,8 +161,12 @@ def test_marks_of_a_judge_are_printed_as_marks(tmp_path, judged, capsys):
 
 def test_a_judge_is_asked_for_where_there_has_to_be_one(tmp_path, judged, capsys):
     assert "chat_temporal is judged: give --judge-replies FILE" in run(capsys, *judged, status=2).err
-    both = ["--judge-replies", "x", "--judge-url", "http://localhost:1"]
-    assert "give either --judge-replies" in run(capsys, *judged, *both, status=2).err
+    for other in ("url", "model", "template", "cache"):  # nothing would be made of it
+        both = ["--judge-replies", tmp_path / "replies.jsonl", f"--judge-{other}", "http://localhost:1"]
+        assert (
+            f"--judge-replies is what a judge said, and --judge-{other} is for asking"
+            in run(capsys, *judged, *both, status=2).err
+        )
     assert "go with a judge to ask" in run(capsys, *judged, "--judge-template", "x.yaml", status=2).err
     assert "no judge model is named" in run(capsys, *judged, "--judge-url", "http://localhost:1", status=2).err
 
@@ -163,12 +181,14 @@ def test_a_judge_is_asked_and_its_replies_are_kept(tmp_path, judged, capsys, mon
 
         asked.append((settings.url, settings.model, settings.template, str(cache), dict(responses)))
         progress(3, 3)
-        return JudgeReplies({item.id: ["{'score': 4}"] for item in items}, "judge-2", "2026-11-28")
+        said = {item.id: ["{'score': 4}"] for item in items[:2]}
+        return JudgeReplies(said, "judge-2", "2026-11-28", {items[2].id: "status 500"})
 
     monkeypatch.setattr(judge_client, "judge_with", judge_with)
     options = ["--judge-url", "http://localhost:1/v1", "--judge-model", "m"]
     out = run(capsys, *judged, *options).out
     assert "| score | 4.00 [" in out
+    assert "unjudged: v_2_0\nno answer of the judge (status 500): v_2_0\n" in out
     kept = f"{tmp_path / 'said.json'}.judge.jsonl"
     assert asked == [("http://localhost:1/v1", "m", None, kept, {f"v_{n}_0": "that" for n in range(3)})]
     run(capsys, *judged, *options, "--judge-template", "t.yaml", "--judge-cache", tmp_path / "c.jsonl", "--json")

@@ -91,3 +91,15 @@ def test_a_bad_row_is_named(changes, message, tmp_path):
     path.write_text(f"{json.dumps(record())}\n{json.dumps(record() | changes)}\n")
     with pytest.raises(DataError, match=rf"test\.jsonl, row 1: {message}"):
         get_benchmark("ai2d").load(tmp_path)
+
+
+def test_a_tsv_table_refers_to_the_row_that_has_the_picture(tmp_path):
+    head = "index\tquestion\tA\tB\tanswer\timage\n"
+    rows = [f"{n}\tWhich?\tx\ty\tB\t{image}\n" for n, image in ((0, "A" * 400), (1, "0"), (2, "B" * 400))]
+    (tmp_path / "AI2D_TEST.tsv").write_text(head + "".join(rows))
+    first, second, third = get_benchmark("ai2d").load(tmp_path)
+    assert first.cluster == second.cluster != third.cluster
+    assert second.media == "images/1"
+    (tmp_path / "AI2D_TEST.tsv").write_text(head + "".join(rows[1:]))
+    with pytest.raises(DataError, match=r"AI2D_TEST\.tsv, row 0: field 'image' is '0', neither a path"):
+        get_benchmark("ai2d").load(tmp_path)

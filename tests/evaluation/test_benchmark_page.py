@@ -1,10 +1,12 @@
 """The page about benchmarks names every one of them, its rules and the values that tables show."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tstar.evaluation import RULES, get_benchmark, list_benchmarks
+from tstar.evaluation.extraction import extract_letter
 
 PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 
@@ -22,3 +24,17 @@ def test_a_benchmark_is_on_the_page(name):
 def test_the_rules_are_on_the_page():
     for rules in RULES:
         assert f"| `{rules}` |" in PAGE
+
+
+def test_the_examples_of_the_strict_rule_s_steps_hold():
+    step, examples = "", 0
+    for line in PAGE.split("| step |")[1].split("\n\n")[0].split("\n")[2:]:
+        name, _, read, unread = (cell.strip() for cell in line.strip("|").split(" | "))
+        step = name.strip("` ") or step
+        for text in re.findall(r"`([^`…]+)`", read):
+            assert extract_letter(text, ("slowly", "very fast", "no", "a dog")).how == step, text
+            examples += 1
+        for text in re.findall(r"`([^`…]+)`", unread):
+            assert extract_letter(text, ("slowly", "very fast", "no", "a dog")).how != step, text
+            examples += 1
+    assert examples > 20

@@ -20,6 +20,7 @@ from tstar.evaluation import Report, get_benchmark
 from tstar.evaluation.callbacks import BenchmarkEvaluation, stopping_at_once
 from tstar.evaluation.runner import SuiteRunner
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.evaluation.table import comparison_table
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
 from tstar.stages.metrics_log import MetricsLog, read_metrics
@@ -95,7 +96,7 @@ def test_answers_that_a_killed_run_left_at_this_step_are_not_believed(stage, con
     path = tmp_path / "validation" / "step=2" / "mini-mlvu" / "full.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps({**row, "response": "of other weights"}) + "\n" for row in rows))
-    callback._run(stage, 2)
+    callback._run(stage, SimpleNamespace(global_step=2, global_rank=0, world_size=1, precision="32-true"))
     assert "of other weights" not in path.read_text()
 
 
@@ -163,6 +164,61 @@ def test_what_has_no_answer_is_in_the_report_with_its_reason(stage, config, tmp_
     assert blind.reasons.keys() == {i.id for i in items if i.media == gone}
 
 
+@pytest.mark.parametrize("complete", [False, True])
+def test_what_has_no_number_is_not_logged_as_one(stage, config, tiny_world, tmp_path, complete):
+    """Answers that wait for a judge, and a TempCompass without the questions that its headline is about."""
+    video = next((tiny_world / "benchmarks" / "mini-mlvu").rglob("*.mp4"))
+    for name in ("activitynetqa", "tempcompass"):
+        (tmp_path / name).mkdir()
+    shutil.copy(video, tmp_path / "activitynetqa" / "v_x.mp4")
+    row = {"video_name": "x", "question": "what is it", "question_id": "v_x_0", "answer": "red", "type": 4}
+    (tmp_path / "activitynetqa" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "tempcompass" / "videos").mkdir()
+    shutil.copy(video, tmp_path / "tempcompass" / "videos" / "1.mp4")
+    asked = {"1": {"speed": [{"question": "Is it slow?", "answer": "no"}]}}
+    (tmp_path / "tempcompass" / "yes_no.json").write_text(json.dumps(asked))
+    suites = {name: str(tmp_path / name) for name in ("activitynetqa", "tempcompass")}
+    suites["mini-mlvu"] = config.benchmarks["mini-mlvu"]
+    one = replace(config, benchmarks=suites, baselines=False)
+    callback = BenchmarkEvaluation(one, tmp_path / "out", model="abc", complete=complete)
+    trainer = trainer_with(callback, tmp_path)
+    trainer.validate(stage, dataloaders=DataLoader([None], batch_size=None), verbose=False)
+    wanted = "test/mini-mlvu/full" if complete else "val/mini-mlvu"
+    assert {key for key in trainer.callback_metrics if key.startswith(("test/", "val/"))} == {wanted}
+    assert callback.reports["activitynetqa"]["full"].counts["unjudged"] == 1
+    assert "yes_no/avg" in callback.reports["tempcompass"]["full"].aggregate
+    assert comparison_table(callback.reports).rows[-1][1][-1].value is None  # a row that lacks a headline has no mean
+
+
+def test_a_report_on_other_questions_is_not_replaced(stage, config, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(config.benchmarks["mini-mlvu"], other)
+    path = next(path for path in other.rglob("*.json") if isinstance(json.loads(path.read_text()), list))
+    path.write_text(json.dumps(json.loads(path.read_text())[1:]))
+    one = replace(config, benchmarks={"mini-mlvu": config.benchmarks["mini-mlvu"]}, baselines=False)
+    nothing = DataLoader([None], batch_size=None)
+    callback = BenchmarkEvaluation(one, tmp_path / "run", model="abc", complete=True)
+    trainer_with(callback, tmp_path).validate(stage, dataloaders=nothing, verbose=False)
+    assert callback.resumed is False
+    report = tmp_path / "run" / "eval" / "mini-mlvu.full.json"
+    before = report.read_bytes()
+    two = replace(one, benchmarks={"mini-mlvu": str(other)})
+    with monkeypatch.context() as patch:
+        patch.setattr(SuiteRunner, "ask", lambda *_: pytest.fail("something was asked"))
+        callback = BenchmarkEvaluation(two, tmp_path / "run", model="abc", complete=True)
+        with pytest.raises(
+            ConfigError, match=r"mini-mlvu\.full\.json is about other questions of mini-mlvu than .*; give --out"
+        ):
+            trainer_with(callback, tmp_path).validate(stage, dataloaders=nothing, verbose=False)
+    assert report.read_bytes() == before
+    callback = BenchmarkEvaluation(one, tmp_path / "run", model="abc", complete=True)
+    trainer_with(callback, tmp_path).validate(stage, dataloaders=nothing, verbose=False)
+    assert callback.resumed is True
+    callback = BenchmarkEvaluation(one, tmp_path / "run", model="of another", complete=True)
+    trainer_with(callback, tmp_path).validate(stage, dataloaders=nothing, verbose=False)
+    assert callback.resumed is False
+
+
 def test_missing_media_of_a_later_suite_stop_everything_before_anything_is_asked(stage, config, tmp_path, monkeypatch):
     suite = tmp_path / "suite"
     shutil.copytree(config.benchmarks["mini-tempcompass"], suite)
@@ -171,7 +227,7 @@ def test_missing_media_of_a_later_suite_stop_everything_before_anything_is_asked
     monkeypatch.setattr(SuiteRunner, "ask", lambda *_: pytest.fail("something was asked"))
     callback = BenchmarkEvaluation(config, tmp_path, model="abc", complete=True)
     with pytest.raises(DataError, match="mini-tempcompass: the media of"):
-        callback._run(stage, 0)
+        callback._run(stage, SimpleNamespace(global_step=0, global_rank=0, world_size=1, precision="32-true"))
 
 
 def test_slices_of_parameters_that_cannot_be_gathered_are_refused(stage, config, tmp_path, one_line):

@@ -294,3 +294,15 @@ def test_an_order_is_the_videos_own_and_never_times():
     for n in range(60):  # two of three frames are the same one: swapping those changes nothing
         times = [0.0, 1.0, 1.0, 2.0]
         assert [times[k] for k in shuffled_order(f"{n}.mp4", times)] != times
+
+
+def test_a_script_that_starts_itself_again_is_told_what_it_lacks(tmp_path):
+    script = tmp_path / "own.py"
+    script.write_text("from tstar.data.aside import Aside\nprint(Aside(len).answer('abc', 'a'))\n")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "ConfigError: a process that reads media did not start" in ended.stderr
+    assert "__main__" in ended.stderr.splitlines()[-1]
+    text = script.read_text().replace("print", "if __name__ == '__main__': print")
+    script.write_text(text)
+    assert subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout == "3\n"

@@ -126,10 +126,22 @@ def test_what_has_no_answer_is_counted_named_and_weighed():
     assert "of 8 questions 2 failed, for their media cannot be read and 2 were never asked" in line
     assert "cannot decode v.mp4 (multi-choice:4:speed:0, multi-choice:5:speed:0)" in line
     assert line.endswith("; and 1 more reasons")
-    assert "tempcompass: of the 6 questions that were asked: tempcompass 33.3" in [
-        note.replace("multi-choice/avg", "tempcompass") for note in notes
-    ]
     assert not any("failed, for" in note for note in comparison_table(miniature()).notes)
+
+
+def test_what_was_asked_has_a_row_of_its_own_where_questions_were_not():
+    reports = miniature()
+    before = dict(comparison_table(reports).rows)
+    assert "model, of what was asked" not in before
+    suite = next(iter(reports))
+    table = comparison_table(unanswered() | {suite: reports[suite]})
+    rows = dict(table.rows)
+    first, second = rows["model"], rows["model, of what was asked"]
+    place = next(n for n, column in enumerate(table.columns) if column.startswith(suite))
+    assert (first[0].value, second[0].value) == (25.0, pytest.approx(100 / 3))  # two of eight, two of six
+    assert first[place].value == second[place].value == before["model"][0].value  # all of it was asked
+    assert list(rows)[-1] == "model, of what was asked"
+    assert second[-1].value > first[-1].value
 
 
 def test_every_question_without_an_answer_is_listed_with_its_reason():

@@ -2,11 +2,13 @@
 
 import pytest
 
-from tstar.evaluation import get_benchmark, score
+from tstar.evaluation import JudgeReplies, get_benchmark, score
 from tstar.evaluation.contrasts import baseline_differences, report_difference, suite_mean, suite_parts
 from tstar.evaluation.prediction_store import MODE_LABELS, MODES
 from tstar.evaluation.table import ROW_LABELS, category_rows, comparison_table
 from tstar.reports.run_report import write_report
+
+from .fixtures import ANNOTATIONS
 
 ASPECTS = ("speed", "order")
 
@@ -128,3 +130,69 @@ def test_the_report_of_a_run_has_the_categories(tmp_path):
     text = path.read_text()
     assert "**By category, accuracy in percent**" in text
     assert "| mini-tempcompass: order | 8 | 100.0 | 25.0 | 25.0 | 33.3 |" in text
+
+
+def judged(said=""):
+    """Two free answers; what a judge said of both."""
+    rows = [
+        {"question_id": f"v_{n}", "video_name": f"x{n}", "question": "what?", "answer": "red", "type": 4}
+        for n in (0, 1)
+    ]
+    replies = JudgeReplies({f"v_{n}": [said] for n in (0, 1)}, "gpt") if said else None
+    return score("activitynetqa", rows, {"v_0": "red", "v_1": "red"}, judge_replies=replies)
+
+
+def diagrams(right):
+    rows = [{"question": f"q{n}", "options": ["x", "y"], "answer": "1", "image": f"{n}.png"} for n in range(8)]
+    return score("ai2d", rows, {str(n): "B" if n < right else "A" for n in range(8)})
+
+
+def test_answers_that_wait_for_a_judge_are_no_numbers():
+    waiting = {"activitynetqa": {mode: judged() for mode in ("full", "blind")}}
+    alone, both_of_them = both(), both() | waiting
+    table = comparison_table(both_of_them)
+    place = table.columns.index("activitynetqa accuracy")
+    assert {entries[place].value for _, entries in table.rows} == {None}
+    assert [entries[-1] for _, entries in table.rows] == [entries[-1] for _, entries in comparison_table(alone).rows]
+    assert not any("0.0" in note for note in table.notes if "activitynetqa" in note)
+    (note,) = [note for note in table.notes if "wait" in note]
+    assert note.startswith("activitynetqa: 2 answers wait for a judge: tstar score activitynetqa --annotations PATH ")
+    assert "--responses predictions/activitynetqa/full.jsonl --judge-url URL" in note
+    assert baseline_differences(both_of_them) == baseline_differences(alone)
+    full = {suite: modes["full"] for suite, modes in both_of_them.items()}
+    assert suite_mean(full) == suite_mean({suite: modes["full"] for suite, modes in alone.items()})
+    assert suite_parts(waiting["activitynetqa"]) == []
+    all_right = {"activitynetqa": {"full": judged("{'pred': 'yes', 'score': 5}")}}
+    assert comparison_table(all_right).rows[-1][1][0].value == 100
+
+
+def test_pictures_take_no_mean_from_the_rows_about_frames():
+    clips_alone = {
+        "tempcompass": {
+            mode: clips("tempcompass", dict.fromkeys(ASPECTS, n))
+            for mode, n in (("full", 7), ("shuffled", 4), ("blind", 2))
+        }
+    }
+    pictures = {"ai2d": {"full": diagrams(8), "blind": diagrams(4)}}
+    table = comparison_table(clips_alone | pictures)
+    means = {label: entries[-1].value for label, entries in table.rows}
+    assert means["shuffled frames"] == pytest.approx(50)
+    assert means["model"] == pytest.approx((87.5 + 100) / 2)
+    assert means["blind (question only)"] == pytest.approx((25 + 50) / 2)
+    found = baseline_differences(clips_alone | pictures)
+    assert found["shuffled"]["mean"].difference == pytest.approx(3 / 8)
+    assert found["blind"]["mean"].difference == pytest.approx((5 / 8 + 4 / 8) / 2)
+    assert any(
+        "mean of shuffled frames: without ai2d, whose questions are about single pictures" in n for n in table.notes
+    )
+    assert any(
+        n.startswith("model minus shuffled frames") and "mean over suites without ai2d" in n for n in table.notes
+    )
+    assert any(n.startswith("model minus blind") and "without" not in n for n in table.notes)
+    assert not any("single pictures" in note for note in comparison_table(clips_alone).notes)
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_benchmarks_of_pictures_say_so(name):
+    items = get_benchmark(name).load(ANNOTATIONS[name])
+    assert get_benchmark(name).pictures_only == all(item.media_kind == "image" for item in items)

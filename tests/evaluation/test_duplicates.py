@@ -257,6 +257,9 @@ def test_videos_are_searched_for_in_folders(tmp_path, benchmark):
         find_videos(tmp_path)
     with pytest.raises(DataError, match="no such folder or file"):
         find_videos(tmp_path / "nowhere")
+    (tmp_path / "videos.tar").touch()
+    with pytest.raises(DataError, match=r"no videos .*; tars have to be unpacked"):
+        find_videos(tmp_path)
 
 
 def test_features_in_place_of_frames_are_refused(shards, benchmark, tmp_path, monkeypatch):
@@ -290,10 +293,25 @@ def test_the_command(shards, benchmark, tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "videos hashed: 5/5" in told
     assert "3 pairs among 4 training clips and 5 videos; too plain to tell: 1 clips, 0 videos" in told
+    assert "not compared" not in told
     saved = json.loads((tmp_path / "deep" / "report.json").read_text())
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == saved
     assert len(list((tmp_path / "data_shards" / ".frame_hashes").iterdir())) == 5 + 2
+
+
+def test_tars_and_folders_of_pictures_that_are_passed_over_are_counted(shards, films, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("suite/tvqa/clip 1/00001.jpg", "suite/tvqa/clip 1/00002.jpg", "suite/tvqa/clip 2/00001.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "suite" / "more.tar").touch()
+    write(tmp_path / "suite" / "v.mp4", films["one"])
+    assert main(["audit", "duplicates", "--shards", str(shards), "--videos", "suite", "--out", "report.json"]) == 0
+    assert "3 tars and folders of pictures in suite were not compared, the first: more.tar" in capsys.readouterr().err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed_over"] == ["more.tar", "tvqa/clip 1", "tvqa/clip 2"]
+    assert report["videos"] == 1
 
 
 @pytest.mark.parametrize(

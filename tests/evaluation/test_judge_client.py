@@ -13,13 +13,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tstar.errors import ConfigError, DataError
-from tstar.evaluation import JudgeReplies, get_benchmark, score
-from tstar.evaluation.judge_client import JudgeError, JudgeSettings, ReplyCache, judge_with
+from tstar.evaluation import JudgeReplies, Report, get_benchmark, score
+from tstar.evaluation.judge_client import JudgeError, JudgeSettings, ReplyCache, _Askers, judge_with
 from tstar.evaluation.judging import JudgePrompt, read_prompt, read_replies, write_replies
+from tstar.evaluation.table import not_answered_lines
 
 from .fixtures import ANNOTATIONS
 from .judge_server import JudgeServer, completion
@@ -127,7 +129,9 @@ def test_what_passes_is_asked_for_again(cache, garbled):
         server.behave = lambda _, number: troubles[number]
         assert judge(server, cache, only(1)) == {ITEMS[0].id: [GOOD]}
         assert len(server.requests) == 6
-    assert len(rows(cache)) == 1
+        troubles += [(status, {}, "") for status in (408, 409, 425)] + [GOOD]
+        judge(server, cache, {ITEMS[1].id: "x"})
+    assert len(rows(cache)) == 2
 
 
 @pytest.mark.parametrize("trouble", ["hang", "drip"])
@@ -207,6 +211,38 @@ def test_one_question_that_breaks_the_server_is_unjudged_and_asked_again_later(c
         assert len(server.requests) == 11 + 2 + 1
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_questions_that_a_server_refuses_cost_no_others(cache, status):
+    refused = range(3, 9)  # more than may fail in a row
+
+    def behave(body, _):
+        return (status, {}, "content filter") if number_of(body) in refused else GOOD
+
+    with JudgeServer(behave) as server:
+        for asked in (12, 12 + len(refused)):  # and again, when there is nothing else to ask
+            replies = judge(server, cache, parallel=1)
+            assert replies.unanswered == {ITEMS[n].id: f"status {status} (content filter)" for n in refused}
+            assert len(replies) == 12 - len(refused)
+            assert len(server.requests) == asked
+
+
+def test_what_came_beside_an_error_that_ends_the_asking_is_kept(cache, monkeypatch):
+    def behave(body, _):
+        time.sleep(0.3 * number_of(body))
+        return GOOD if number_of(body) else (401, {}, "")
+
+    def next_of_both(askers):
+        while askers._results.qsize() < askers.waiting:
+            time.sleep(0.01)
+        return following(askers)
+
+    following = _Askers.next
+    monkeypatch.setattr(_Askers, "next", next_of_both)
+    with JudgeServer(behave) as server, pytest.raises(ConfigError, match="status 401"):
+        judge(server, cache, only(2))
+    assert [row["id"] for row in rows(cache)] == [ITEMS[1].id]
+
+
 def test_a_server_that_stopped_answering_is_given_up_and_gone_on_with(cache):
     with JudgeServer(lambda _, number: GOOD if number < 5 else (502, {}, "bad gateway")) as server:
         with pytest.raises(JudgeError, match=r"gave no answer to the last 4 questions .*status 502 \(bad gateway\)"):
@@ -227,11 +263,9 @@ def test_nobody_there_is_named():
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (400, r"status 400 \(no such parameter\): is the model 'judge' there, and does it take these parameters"),
         (401, r"status 401 .*environment variable TSTAR_JUDGE_KEY \(it is not set, so no key was sent\)"),
         (403, r"status 403 .*environment variable TSTAR_JUDGE_KEY"),
         (404, r"status 404 .*has the server a model 'judge'\?"),
-        (422, r"status 422 .*null takes one away"),
     ],
 )
 def test_a_refusal_stops_at_once_with_a_remedy(cache, status, said):
@@ -239,6 +273,18 @@ def test_a_refusal_stops_at_once_with_a_remedy(cache, status, said):
         with pytest.raises(ConfigError, match=rf"the judge at {server.url}/chat/completions answers with {said}"):
             judge(server, cache, parallel=1)
         assert len(server.requests) == 1
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_server_that_refuses_all_it_is_asked_stops_with_a_remedy(cache, status):
+    said = (
+        rf"answered none of 4 questions, lastly with status {status} \(no such parameter\): is the model 'judge' there"
+    )
+    with JudgeServer(lambda *_: (status, {}, "no such\n\tparameter")) as server:
+        with pytest.raises(ConfigError, match=rf"the judge at {server.url}/chat/completions {said}"):
+            judge(server, cache, parallel=1)
+        assert len(server.requests) == 4
     assert not cache.exists()
 
 
@@ -305,6 +351,28 @@ def test_the_key_is_in_no_file_message_or_reply(tmp_path, cache, monkeypatch, ca
         assert path.is_dir() or half not in path.read_text()
     assert half not in repr(settings("http://localhost"))
     assert half not in "".join(capfd.readouterr())
+
+
+def test_why_there_is_no_judgement_is_in_the_report(cache):
+    with JudgeServer(lambda body, _: (500, {}, "overloaded") if number_of(body) == 1 else GOOD) as server:
+        replies = judge(server, cache, only(3), retries=0)
+    report = BENCHMARK.score(ITEMS[:3], only(3), "official", replies)
+    assert report.reasons == {ITEMS[1].id: "status 500 (overloaded)"}
+    assert Report.from_json(report.to_json()) == report
+    assert not_answered_lines({"chat_temporal": {"full": report}}) == [
+        "chat_temporal: of 3 questions 1 have no judgement"
+    ]
+
+
+def test_a_key_in_the_addresses_query_is_in_no_message_either(cache):
+    secret = "aGVsbG8+d29y/bGQ="
+    for status in (401, 500):
+        behave = [(status, {}, f"no such path: /v1?v=2&key={said}") for said in (secret, quote(secret, safe=""))]
+        with JudgeServer(lambda _, number, behave=behave: behave[number]) as server:
+            for _ in behave:
+                with pytest.raises((ConfigError, JudgeError), match=r"v=2&key=\[key\]") as raised:
+                    judge(f"{server.url}?v=2&key={quote(secret, safe='')}", cache, only(1), retries=0)
+                assert "aGVsbG8" not in str(raised.value)
 
 
 def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(cache, monkeypatch):

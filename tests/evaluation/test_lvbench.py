@@ -29,7 +29,8 @@ def test_an_item_has_the_harness_s_prompt(tmp_path):
     assert item.prompt == f"{QUESTION}\nAnswer the question with the option letter"
     assert (item.system, item.prefill, other.id) == ("", "", "7")
     (tmp_path / "videos").mkdir()
-    assert get_benchmark("lvbench").load(tmp_path)[0].media == "videos/abcDEF12345.mp4"
+    (tmp_path / "videos" / "abcDEF12345.mp4").touch()
+    assert get_benchmark("lvbench").load(tmp_path, tmp_path)[0].media == "videos/abcDEF12345.mp4"
     (tmp_path / "data").mkdir()
     (tmp_path / "video_info.meta.jsonl").rename(tmp_path / "data" / "video_info.meta.jsonl")
     assert len(get_benchmark("lvbench").load(tmp_path)) == 2
@@ -92,6 +93,10 @@ def test_the_official_result_file_and_the_split(tmp_path):
         ({"answer": "E"}, "row 1, question 1: field 'answer' must be one of A, B, C, D, got 'E'"),
         ({"question": "Who?"}, "row 1, question 1: field 'question' must end in options behind .A."),
         ({"question_type": "reasoning"}, "row 1, question 1: field 'question_type' must be a list of texts"),
+        (
+            {"question_type": ["accuracy"]},
+            "row 1, question 1: field 'question_type' must hold some of .*, got 'accuracy'",
+        ),
         ({"uid": None}, "row 1, question 1: field 'uid' must be str or int"),
         ({"uid": "1"}, "1 ids occur more than once .first: 1.$"),
     ],

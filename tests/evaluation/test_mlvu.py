@@ -40,7 +40,8 @@ def test_an_item_has_the_official_prompt_system_text_and_prefill(tmp_path):
 
 
 def test_of_equal_candidates_the_last_is_the_truth_and_an_absent_answer_is_nobody_s():
-    rows = [record(candidates=["2", "x", "2", "y"]), record(candidates=["a", "b", "c", "d"])]
+    options = (["2", "x", "2", "y"], ["a", "b", "c", "d"])
+    rows = [record(kind="findNeedle", candidates=list(candidates)) for candidates in options]
     items = get_benchmark("mlvu").load({"2_needle": rows})
     assert [item.answer for item in items] == ["C", "@"]
     assert [item.chance for item in items] == [0.25, 0.0]
@@ -81,7 +82,9 @@ def test_strict_reads_what_the_official_rule_cannot():
 def test_the_headline_weighs_tasks_alike_also_when_only_some_are_there():
     draw = random.Random(5)
     tables = {"1_plotQA": 40, "4_count": 9, "5_order": 5}
-    annotations = {stem: [record(f"{row // 3}.mp4") for row in range(count)] for stem, count in tables.items()}
+    annotations = {
+        stem: [record(f"{row // 3}.mp4", kind=stem[2:]) for row in range(count)] for stem, count in tables.items()
+    }
     answers = {
         f"{stem}:{row}": draw.choice(["C)", "A)", None]) for stem, count in tables.items() for row in range(count)
     }
@@ -104,6 +107,24 @@ def test_one_flat_list_is_told_apart_by_question_type():
     assert [item.id for item in get_benchmark("mlvu").load(rows)] == ["2_needle:0", "2_needle:1", "4_count:0"]
     with pytest.raises(DataError, match="row 0: field 'question_type' must be one of"):
         get_benchmark("mlvu").load([record(kind="summary")])
+
+
+def test_a_record_lies_in_the_one_file_of_its_task(tmp_path):
+    load = get_benchmark("mlvu").load
+    with pytest.raises(
+        DataError, match=r"4_count, row 1: field 'question_type' is 'order', which is no .* task 'count'"
+    ):
+        load({"4_count": [record(), record(kind="order")]})
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([record()]))
+    with pytest.raises(DataError, match=r"mine\.json, row 0: no task of MLVU is called 'mine'"):
+        load(path)
+    path.write_text(json.dumps([of_test_set()]))
+    assert [item.categories["task"] for item in load(path)] == [of_test_set()["question_type"]]
+    for name in ("4_count.json", "count.json"):
+        (tmp_path / name).write_text(json.dumps([record()]))
+    with pytest.raises(DataError, match=r"4_count\.json and .*/count\.json are both of MLVU's task 'count'"):
+        load(tmp_path)
 
 
 def test_bad_input_is_named(tmp_path):
@@ -193,7 +214,7 @@ def test_the_two_sets_are_told_apart_and_refused_together():
     counts = {"1_plotQA": 539, "2_needle": 355, "3_ego": 352, "4_count": 206, "5_order": 259}
     counts |= {"6_anomaly_reco": 200, "7_topic_reasoning": 264}
     dev = {stem: [record(kind=stem[2:])] * count for stem, count in counts.items()}
-    assert suite.published == {"dev": 2175, "test": 502}
+    assert {name: split.questions for name, split in suite.published.items()} == {"dev": 2175, "test": 502}
     assert suite.split_of(suite.load(dev)) == "dev"
     assert score("mlvu", dev, {}).split == "dev"
     assert suite.split_of(suite.load(dev | {"4_count": [record()] * 205})) == ""

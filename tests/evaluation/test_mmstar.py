@@ -46,6 +46,28 @@ def test_a_tsv_table_with_pictures_and_columns_for_the_options(tmp_path):
     assert get_benchmark("mmstar").load(tmp_path)[0].options == SPLIT
 
 
+def test_a_short_cell_is_the_index_of_the_row_that_has_the_picture(tmp_path):
+    rows = [
+        record(n, question=QUESTION, image=image) for n, image in ((7, "A" * 300), (8, "7"), (9, "B" * 300), (10, "9"))
+    ]
+    write_tsv(tmp_path / "MMStar.tsv", rows)
+    items = get_benchmark("mmstar").load(tmp_path)
+    assert [item.media for item in items] == [f"images/{n}" for n in (7, 8, 9, 10)]
+    assert items[0].cluster == items[1].cluster != items[2].cluster == items[3].cluster
+    for image, place in (("11", 4), ("8", 4)):  # of no row; of one that has only a reference itself
+        write_tsv(tmp_path / "MMStar.tsv", [*rows, record(12, image=image)])
+        with pytest.raises(DataError, match=rf"row {place}: field 'image' is '{image}', neither a path"):
+            get_benchmark("mmstar").load(tmp_path)
+
+
+def test_impossible_columns_are_refused(tmp_path):
+    columns = dict(zip("ABC", SPLIT, strict=False))
+    with pytest.raises(DataError, match=r"row 0: field 'answer' must be one of A, B, C, got 'D'"):
+        get_benchmark("mmstar").load([record(answer="D", question="Which?", **columns)])
+    with pytest.raises(DataError, match=r"row 0: columns A, B, C must hold two or more options without a gap"):
+        get_benchmark("mmstar").load([record(answer="A", question="Which?", **columns | {"B": ""})])
+
+
 @pytest.mark.parametrize(
     ("question", "options"),
     [

@@ -60,10 +60,16 @@ def test_five_tasks_have_a_window_and_one_of_them_frames():
 def test_clips_that_are_cut_already_have_no_window(tmp_path):
     for task in ("action_sequence", "episodic_reasoning", "action_localization"):
         (tmp_path / f"{task}.json").write_text(json.dumps([record()]))
-    (tmp_path / "star" / "Charades_segment").mkdir(parents=True)
-    (tmp_path / "video" / "tvqa" / "video_fps3_hq_segment").mkdir(parents=True)
-    (tmp_path / "video" / "sta" / "sta_video").mkdir(parents=True)
-    items = {item.categories["task"]: item for item in get_benchmark("mvbench").load(tmp_path)}
+    (tmp_path / "star" / "Charades_v1_480").mkdir(parents=True)  # empty
+    for name in (
+        "star/Charades_segment/AB12C.mp4",
+        "video/tvqa/video_fps3_hq_segment/AB12C.mp4",
+        "video/sta/sta_video/AB12C.mp4",
+        "video/sta/sta_video_segment/AB12C.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = {item.categories["task"]: item for item in get_benchmark("mvbench").load(tmp_path, tmp_path)}
     places = {task: (item.media, item.window, item.media_kind) for task, item in items.items()}
     assert places == {
         "action_sequence": ("star/Charades_segment/AB12C.mp4", None, "video"),
@@ -71,6 +77,14 @@ def test_clips_that_are_cut_already_have_no_window(tmp_path):
         "action_localization": ("video/sta/sta_video/AB12C.mp4", (4.1, 17.9), "video"),
     }
     assert items["episodic_reasoning"].frame_rate is None
+    assert {item.cluster for item in items.values()} == {f"{TASKS[task].whole}/AB12C.mp4" for task in items}
+
+
+def test_annotations_without_windows_are_about_clips():
+    row = {name: value for name, value in record().items() if name not in ("start", "end")}
+    item = load("action_sequence", row)
+    assert (item.media, item.window, item.annotated_window) == ("star/Charades_segment/AB12C.mp4", None, None)
+    assert [place.media for place in item.elsewhere] == ["video/star/Charades_segment/AB12C.mp4"]
 
 
 def test_a_folder_is_read_in_the_official_order_of_the_tasks(tmp_path):
@@ -203,6 +217,12 @@ def test_the_official_result_file_is_read_by_its_order(tmp_path):
         ({"candidates": []}, "row 1: field 'candidates' must hold 1 to 26 texts, got 0"),
         ({"start": None}, "row 1: field 'start' must be int or float, got NoneType"),
         ({"end": "17"}, "row 1: field 'end' must be int or float, got str"),
+        ({"start": float("nan")}, "row 1: field 'start' must be a number of seconds, 0 or more, got nan"),
+        ({"start": -3, "end": -1}, "row 1: field 'start' must be a number of seconds, 0 or more, got -3"),
+        ({"start": 5, "end": 1}, "row 1: field 'end' must be a number of seconds, later than 'start', got 1"),
+        ({"start": 5, "end": 5.0}, "row 1: field 'end' must be a number of seconds, later than 'start', got 5.0"),
+        ({"end": float("inf")}, "row 1: field 'end' must be a number of seconds, later than 'start', got inf"),
+        ({"start": 10**400}, "row 1: field 'start' must be a number of seconds, 0 or more, got 1000"),
     ],
 )
 def test_a_bad_row_is_named(changes, message, tmp_path):

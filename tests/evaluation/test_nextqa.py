@@ -37,8 +37,10 @@ def test_an_item_has_the_harness_s_prompt(tmp_path, form):
     )
     assert item.question == "why did the boy clap at the end"
     assert get_benchmark("nextqa").load([record()])[0] == item
+    assert get_benchmark("nextqa").load(tmp_path, tmp_path)[0] == item
     (tmp_path / "NExTVideo").mkdir()
-    assert get_benchmark("nextqa").load(tmp_path)[0].media == "NExTVideo/4010069381.mp4"
+    (tmp_path / "NExTVideo" / "4010069381.mp4").touch()
+    assert get_benchmark("nextqa").load(tmp_path, tmp_path)[0].media == "NExTVideo/4010069381.mp4"
 
 
 @pytest.mark.parametrize(

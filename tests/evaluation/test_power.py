@@ -60,6 +60,7 @@ def test_some_sets_show_nothing():
     assert smallest_difference(2, 1.0) is None
     assert smallest_difference(1000, 0.0) is None
     assert needed_like(100, 0.0, 0.1) is None
+    assert needed_like(10, 1.0, 0.0) is None
 
 
 def test_the_size_from_an_observed_error_agrees_with_the_formula():

@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from tstar.data.files import alone_in
 from tstar.evaluation import get_benchmark, score
 from tstar.evaluation.prediction_store import FIELDS, PredictionStore, prompt_sha, with_verdicts
 
@@ -146,6 +150,60 @@ def test_a_kill_while_files_are_joined_loses_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["full.jsonl"]
 
 
+def test_what_another_evaluation_wrote_meanwhile_is_not_lost(tmp_path):
+    path = tmp_path / "full.jsonl"
+    PredictionStore(path).extend([row("4_count:0"), row("4_count:1", None, error="gone"), row("4_count:2", "old")])
+    ours, theirs = PredictionStore(path), PredictionStore(path)
+    part = PredictionStore(path, 0)
+    theirs.extend([row("4_count:1", "D)"), row("4_count:3", "D)", frames=32), row("4_count:0", "again")])
+    part.append(row("4_count:4", "E)"))
+    ours.rewrite([r | {"how": "first"} for r in ours.rows() if r["id"] != "4_count:2"])
+    assert [p.name for p in tmp_path.iterdir()] == ["full.jsonl"]
+    expected = [
+        ("4_count:0", "C)", "first"),
+        ("4_count:1", "D)", None),
+        ("4_count:3", "D)", None),
+        ("4_count:4", "E)", None),
+    ]
+    assert [(r["id"], r["response"], r["how"]) for r in PredictionStore(path).rows()] == expected
+
+
+SEVERAL = """
+import sys
+from tstar.evaluation.prediction_store import PredictionStore
+path, who, process = sys.argv[1], sys.argv[2], sys.argv[3]
+store = PredictionStore(path, int(process) if process else None)
+for n in range(30):
+    store.append({"id": f"{n}", "prompt_sha": "aa", "response": who, "model": who, "mode": "full", "frames": 8})
+    if n % 3 == 0:
+        store = PredictionStore(path, int(process) if process else None)
+        store.rewrite(store.rows())
+"""
+
+
+def test_evaluations_that_write_anew_all_the_time_keep_all_rows_of_one_another(tmp_path):
+    path = tmp_path / "full.jsonl"
+    asked = [("a", ""), ("b", ""), ("c", "0"), ("d", "0")]
+    running = [subprocess.Popen([sys.executable, "-c", SEVERAL, path, *who]) for who in asked]
+    assert [process.wait(60) for process in running] == [0] * 4
+    store = PredictionStore(path)
+    assert sorted((r["model"], int(r["id"])) for r in store.rows()) == [(who, n) for who, _ in asked for n in range(30)]
+    assert store.damaged == 0
+
+
+def test_a_store_waits_while_another_process_writes_the_file_anew(tmp_path):
+    store, done = PredictionStore(tmp_path / "full.jsonl"), []
+    with alone_in(tmp_path):
+        thread = threading.Thread(target=lambda: done.append(store.append(row())))
+        thread.start()
+        thread.join(0.2)
+        assert not done
+        assert not store.path.exists()
+    thread.join(10)
+    assert done
+    assert len(PredictionStore(store.path).rows()) == 1
+
+
 def test_all_rows_of_a_question_are_found_by_its_id(tmp_path):
     store = PredictionStore(tmp_path / "x.jsonl")
     for mode in ("full", "blind"):
@@ -183,6 +241,7 @@ def test_verdicts_are_filled_in_where_item_and_response_agree(tmp_path):
         (None, None, None),
     ]
     assert scored[0]["category"] == {"task": "count"}
+    assert [(r["rules"], r["counted"], r["rating"]) for r in scored] == [("official", True, None)] * 2 + [(None,) * 3]
     assert scored[0]["seconds"] == {"total": 0.5}
     blind = score("mini-mlvu", annotations(), {"4_count:0": "A)"})
     store.rewrite(with_verdicts(blind, scored))

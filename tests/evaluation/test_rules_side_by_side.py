@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,8 @@ CLIPS = {
 }
 SAID = ["B", "(B) very fast", "very fast", "A. slowly", "(C)", None, "no idea"]
 """Official: letters and answer lines only; strict reads the second, third and fifth too. The last question is never asked."""
+
+DIFFERING = ["multi-choice:1:speed:0", "multi-choice:2:speed:0"]
 
 
 def responses():
@@ -65,7 +68,9 @@ def test_left_out_and_wrong_are_different_verdicts():
 
 def test_a_report_says_what_the_other_rules_say():
     report = score("tempcompass", CLIPS, responses())
-    assert report.other_rules == {"strict": {"aggregate": {"multi-choice/avg": 3 / 8}, "differ": 2}}
+    assert report.other_rules == {
+        "strict": {"aggregate": {"multi-choice/avg": 3 / 8}, "differ": 2, "differing": DIFFERING}
+    }
     assert Report.from_json(report.to_json()) == report
     old = json.loads(report.to_json())
     del old["other_rules"]
@@ -73,13 +78,17 @@ def test_a_report_says_what_the_other_rules_say():
     (note, *_) = comparison_table({"tempcompass": {"full": report}}).notes
     assert note.endswith("; strict rule: 37.5, another verdict on 2 questions")
     strict = score("tempcompass", CLIPS, responses(), rules="strict")
-    assert strict.other_rules["official"] == {"aggregate": {"multi-choice/avg": 1 / 8}, "differ": 2}
+    assert strict.other_rules["official"] == {
+        "aggregate": {"multi-choice/avg": 1 / 8},
+        "differ": 2,
+        "differing": DIFFERING,
+    }
 
 
 def test_several_values_and_one_question_in_the_table_s_note():
     items = get_benchmark("vnbench").load(ANNOTATIONS["vnbench"])
     said = {item.id: item.answer for item in items}
-    said[items[0].id] = f"Not {'A' if items[0].answer != 'A' else 'B'} but ({items[0].answer})."
+    said[items[0].id] = f"Rather than {'A' if items[0].answer != 'A' else 'B'} it is ({items[0].answer})."
     report = get_benchmark("vnbench").score(items, said)
     (note, *_) = comparison_table({"vnbench": {"full": report}}).notes
     assert note.endswith("; strict rule: independent 100.0 circular 100.0, another verdict on 1 question")
@@ -141,6 +150,36 @@ def test_the_fingerprint_tells_questions_and_not_their_order():
         {"4_count": [ANNOTATIONS["mlvu"]["4_count"][0] | {"answer": "7"}], "2_needle": ANNOTATIONS["mlvu"]["2_needle"]}
     )
     assert fingerprint(other) != fingerprint(items)
+
+
+def test_the_fingerprint_tells_videos_windows_and_what_is_said_beside_the_question():
+    (item, *_) = get_benchmark("mvbench").load({"action_sequence": ANNOTATIONS["mvbench"]["action_sequence"]})
+    first = fingerprint([item])
+    for changes in (
+        {"media": "star/Charades_v1_480/B.mp4"},
+        {"window": (7.0, 9.0), "annotated_window": (7.0, 9.0)},
+        {"system": "Look."},
+        {"prefill": ""},
+        {"categories": {"task": "action_prediction"}},
+    ):
+        assert fingerprint([replace(item, **changes)]) != first
+    stem = item.media.rsplit("/", 1)[1].removesuffix(".mp4")
+    for changes in (
+        {"media": f"video/star/Charades_segment/{stem}.mkv", "window": None},
+        {"media": f"elsewhere/{stem}"},
+    ):
+        assert fingerprint([replace(item, **changes)]) == first
+
+
+def test_the_fingerprint_of_cut_clips_is_that_of_whole_videos(tmp_path):
+    rows = {"action_sequence": ANNOTATIONS["mvbench"]["action_sequence"]}
+    (tmp_path / "action_sequence.json").write_text(json.dumps(rows["action_sequence"]))
+    clip = tmp_path / "star" / "Charades_segment" / rows["action_sequence"][0]["video"]
+    clip.parent.mkdir(parents=True)
+    clip.touch()
+    clips, whole = get_benchmark("mvbench").load(tmp_path, tmp_path), get_benchmark("mvbench").load(rows)
+    assert clips[0].window is None is not whole[0].window
+    assert fingerprint(clips) == fingerprint(whole)
 
 
 def test_the_collector_is_paused_and_back_again():

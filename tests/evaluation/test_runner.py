@@ -20,6 +20,7 @@ from tstar.evaluation.mlvu import MLVU
 from tstar.evaluation.prediction_store import FIELDS, MODES, prompt_sha
 from tstar.evaluation.runner import SuiteRunner
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.evaluation.subtitles import read_subtitles
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
 from tstar.vision import VisionConfig
@@ -167,12 +168,25 @@ def test_what_is_stored(stage, spy, config, tmp_path):
         assert set(FIELDS) <= set(row)
         assert (row["model"], row["mode"], row["frames"], row["error"]) == ("abc", "full", "4 at 1 fps", None)
         assert row["prompt_sha"] == prompt_sha({i.id: i for i in items_of(config)}[row["id"]])
-        assert (row["correct"], row["extracted"], row["how"]) == (bool(item.correct), item.extracted, item.how)
+        assert (row["correct"], row["extracted"], row["how"]) == (item.correct, item.extracted, item.how)
         assert row["visual_tokens"] == stage.lmm.compressor.num_tokens(row["frame_count"])
         assert set(row["seconds"]) == {"decode", "encode", "generate"}
         assert all(seconds >= 0 for seconds in row["seconds"].values())
         assert row["category"] == item.categories
         assert "timestamps" not in row  # the prompt does not depend on them
+
+
+def test_a_verdict_says_by_which_rules_and_answers_to_an_older_prompt_keep_theirs(stage, spy, config, tmp_path):
+    SuiteRunner(stage, config, tmp_path, "m").run(SUITE, "full")
+    path = tmp_path / SUITE / "full.jsonl"
+    assert {row["rules"] for row in rows_of(tmp_path)} == {"official"}
+    older = rows_of(tmp_path)[0] | {"prompt_sha": "older", "extracted": "Z"}
+    path.write_text(json.dumps(older) + "\n" + path.read_text())
+    report = SuiteRunner(stage, replace(config, rules="strict"), tmp_path, "m").run(SUITE, "full")
+    first, *rows = rows_of(tmp_path)
+    assert first == older
+    assert {row["rules"] for row in rows} == {"strict"}
+    assert [(row["extracted"], row["counted"]) for row in rows] == [(i.extracted, i.counted) for i in report.items]
 
 
 def test_the_stage_answers_in_eval_mode_and_is_left_as_it_was(stage, spy, config, tmp_path):
@@ -288,7 +302,9 @@ def test_missing_media_stop_a_suite_before_anything_is_decoded_and_the_rest_is_a
     monkeypatch.setattr(Decoders, "_submit", lambda *_: pytest.fail("something was decoded"))
     with pytest.raises(DataError) as caught:
         runner.run(SUITE, "full")
-    one_line(caught.value, f"{len(gone)} of {len(items)} questions", media[0], media[1], "score_rest")
+    listing = tmp_path / "missing" / f"{SUITE}.txt"
+    one_line(caught.value, f"{len(gone)} of {len(items)} questions", media[0], media[1], "score_rest", str(listing))
+    assert sorted(listing.read_text().splitlines()) == media[:2]
     monkeypatch.undo()
     told = []
     rest = replace(config, missing_media="score_rest")
@@ -379,7 +395,7 @@ class Written(MLVU):
 
     media: tuple = ()
 
-    def read(self, annotations):
+    def read(self, annotations, media=None):
         items = super().read(annotations)
         return [
             replace(item, media=media, media_kind=kind, cluster=media, **more)
@@ -408,6 +424,7 @@ def test_pictures_are_asked_about_together_and_have_no_order_to_shuffle(stage, s
     for n in range(7):
         Image.new("RGB", (96, 96), (30 * n, 0, 0)).save(tmp_path / f"{n}.png")
     suite = written(tmp_path, [(str(n), "image", {}) for n in range(7)])
+    suite.pictures_only = True
     runner, report = asked(stage, suite, config, tmp_path, monkeypatch)
     assert report.counts["failed"] == 0
     assert [len(counts) for counts in spy.encoded] == [5, 2]
@@ -476,6 +493,37 @@ def test_a_video_that_failed_before_its_prompt_was_known_leaves_no_failure_behin
     _, report = asked(stage, suite, config, tmp_path, monkeypatch)
     assert report.counts["failed"] == 0
     assert [row["error"] for row in rows_of(tmp_path / "out", name="mini-mlvu")] == [None]
+
+
+class FromFiles(Subtitled):
+    """Reads what was said from a file, as soon as it has frames."""
+
+    def prompt_for(self, item, folder, timestamps):
+        said = " ".join(s.text for s in read_subtitles(folder / f"{item.media}.srt")) if timestamps else ""
+        return f"{item.prompt} {said}"
+
+
+def test_subtitles_that_cannot_be_read_cost_their_own_questions(stage, spy, config, tmp_path, monkeypatch, tiny_world):
+    texts = {name: f"1\n00:00:00,000 --> 00:00:09,000\nCaf\u00e9 {name}\n" for name in "abc"}
+    for name, video in zip(texts, sorted((tiny_world / "benchmarks").rglob("*.mp4")), strict=False):
+        shutil.copy(video, tmp_path / f"{name}.mp4")
+        (tmp_path / f"{name}.srt").write_text(texts[name], "latin-1" if name == "b" else "utf-8")
+    suite = written(tmp_path, [(name, "video", {}) for name in "abbc"], FromFiles)
+    for _ in range(2):
+        _, report = asked(stage, suite, config, tmp_path, monkeypatch)
+        assert report.named("failed") == ["4_count:1", "4_count:2"]
+        assert all("b.srt: not UTF-8" in report.reasons[name] for name in report.named("failed"))
+        assert len(spy.prompts) == 2
+    (tmp_path / "b.srt").write_text(texts["b"], "utf-8")
+    (tmp_path / "c.srt").write_bytes(b"\xff")  # was read before
+    _, report = asked(stage, suite, config, tmp_path, monkeypatch)
+    assert report.named("failed") == ["4_count:3"]
+    (tmp_path / "c.srt").write_text(texts["c"], "utf-8")
+    _, report = asked(stage, suite, config, tmp_path, monkeypatch)
+    assert report.counts["failed"] == 0
+    assert len(spy.prompts) == 4
+    _, report = asked(stage, suite, config, tmp_path, monkeypatch, "blind")  # nothing is seen, so nothing is said
+    assert report.counts["failed"] == 0
 
 
 class Talkative(Written):

@@ -45,6 +45,16 @@ def test_a_miniature_is_scored_like_its_benchmark():
     assert score("mini-tempcompass", CLIPS, {}).benchmark == "mini-tempcompass"
 
 
+def test_several_files_of_responses_are_given_as_texts_or_paths(tmp_path):
+    paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
+    for path, item_id in zip(paths, (FIRST, SECOND), strict=True):
+        path.write_text(json.dumps({"id": item_id, "response": "A"}))
+    for given in (paths, [str(path) for path in paths], (str(paths[0]), paths[1])):
+        assert score("tempcompass", CLIPS, given).aggregate["multi-choice/avg"] == 1.0
+    with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
+        score("tempcompass", CLIPS, [str(tmp_path / "gone.jsonl")])
+
+
 def test_unknown_names_are_answered_with_a_suggestion():
     with pytest.raises(ConfigError, match="unknown benchmark 'mlvo'; did you mean 'mlvu'"):
         get_benchmark("mlvo")
@@ -69,6 +79,16 @@ def test_annotations_as_text_path_and_responses_as_rows(tmp_path):
     report = score("tempcompass", str(tmp_path), rows)
     assert report.items[0].correct is True
     assert report.counts == {"n": 2, "answered": 1, "unparsed": 0, "failed": 0, "missing": 1, "repeated": 1}
+
+
+def test_ids_may_be_whole_numbers(tmp_path):
+    rows = [{"question": f"q{n}", "options": ["x", "y"], "answer": "1", "image": f"{n}.png"} for n in range(3)]
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "response": "B"}) + "\n" for n in range(2)))
+    report = score("ai2d", rows, path)
+    assert [item.how for item in report.items] == ["whole", "whole", "missing"]
+    with pytest.raises(DataError, match="row 0: field 'id' must be str or int, got bool"):
+        score("ai2d", rows, [{"id": True, "response": "B"}])
 
 
 @pytest.mark.parametrize(
@@ -106,6 +126,19 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "x.json").write_text("[\n{,}\n]")
     with pytest.raises(DataError, match=r"x\.json: broken JSON at line 2"):
         score("tempcompass", CLIPS, tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 100_000, "nested too deeply"), ('{"a": ' + "1" * 6000 + "}", "a number of too many digits")],
+    ids=["deep", "long"],
+)
+def test_json_that_no_parser_takes_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    for responses in (tmp_path / name, {}):
+        with pytest.raises(DataError, match=rf"x\.jsonl?: (line 1: )?its JSON .*{message}"):
+            score("tempcompass" if responses else "vnbench", CLIPS if responses else str(tmp_path / name), responses)
 
 
 def test_predictions_of_two_checkpoints_are_not_mixed():

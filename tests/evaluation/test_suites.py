@@ -1,6 +1,8 @@
 """What is asked, in which shares and batches: all of it once, evenly, and the same whatever was answered before."""
 
 import itertools
+import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -102,7 +104,6 @@ def test_a_suite_is_opened_with_its_questions_and_media(tiny_world):
     assert suite.items == get_benchmark("mini-mlvu").load(folder)
     assert suite.missing == []
     assert all(medium.parts[0].path == folder / name for (name, _), medium in suite.media.items())
-    assert not suite.pictures_only
 
 
 def test_annotations_and_media_may_lie_apart(tiny_world, tmp_path):
@@ -158,6 +159,8 @@ def test_a_suite_that_is_not_there_is_named(tmp_path, one_line):
         ({"validation_items": -1}, ("evaluation.validation_items", "-1")),
         ({"workers": -1}, ("evaluation.workers", "-1")),
         ({"time_limit": 0}, ("evaluation.time_limit", "0")),
+        ({"time_limit": float("inf")}, ("evaluation.time_limit", "86,400 seconds", "inf")),
+        ({"time_limit": float("nan")}, ("evaluation.time_limit", "nan")),
         ({"decoder": "decrod"}, ("evaluation.decoder", "did you mean 'decord'")),
         ({"frame_choice": "segment"}, ("evaluation.frame_choice", "did you mean 'segments'")),
         ({"missing_media": "score rest"}, ("evaluation.missing_media", "did you mean 'score_rest'")),
@@ -201,3 +204,106 @@ def test_workers_are_half_the_cores_of_each_process_and_at_least_one(monkeypatch
     assert [config.decoding_workers(n) for n in (1, 2, 4, 40)] == [4, 3, 1, 1]
     assert EvaluationConfig(workers=0).decoding_workers() == 0
     assert EvaluationConfig(workers=7).decoding_workers(8) == 7
+
+
+LAYOUTS = {
+    "mvbench": ("action_sequence.json", "star/Charades_segment/a.mp4"),
+    "videomme": ("test.jsonl", "data/abc.mkv"),
+    "videomme_subtitles": ("test.jsonl", "data/abc.mkv"),
+    "nextqa": ("test.jsonl", "NExTVideo/7.mp4"),
+    "lvbench": ("video_info.meta.jsonl", "videos/key.mp4"),
+}
+ROWS = {
+    "mvbench": [{"video": "a.mp4", "question": "?", "candidates": ["x", "y"], "answer": "x", "start": 1, "end": 2}],
+    "videomme": {
+        **dict.fromkeys(("domain", "sub_category", "task_type", "question", "video_id"), "x"),
+        "videoID": "abc",
+        "duration": "short",
+        "question_id": "1-1",
+        "options": ["A. 1.", "B. 2.", "C. 3.", "D. 4."],
+        "answer": "A",
+    },
+    "nextqa": {"video": 7, "question": "?", "answer": 0, "qid": 1, "type": "CW"} | {f"a{n}": str(n) for n in range(5)},
+    "lvbench": {
+        "key": "key",
+        "type": "live",
+        "qa": [
+            {
+                "uid": "1",
+                "question": "?\n(A) 1\n(B) 2\n(C) 3\n(D) 4",
+                "answer": "A",
+                "question_type": ["entity recognition"],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_how_media_are_laid_out_is_looked_up_where_they_lie(tmp_path, name, apart):
+    annotations, medium = LAYOUTS[name]
+    rows = ROWS.get(name, ROWS["videomme"])
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions" / annotations).write_text(json.dumps(rows) + "\n")
+    root = tmp_path / ("media" if apart else "questions")
+    for path in (root / medium, root / "subtitle" / "abc.srt"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    place = {"annotations": str(tmp_path / "questions"), "media": str(root)}
+    suite = open_suite(name, EvaluationConfig(benchmarks={name: place if apart else str(root)}))
+    (asked,) = suite.asked
+    assert asked.media == medium
+    assert asked.window is None  # the clip is cut already
+    assert asked.subtitles == ("subtitle/abc.srt" if name == "videomme_subtitles" else "")
+    assert suite.media[medium, "video"].parts[0].path == root / medium
+
+
+def test_subtitles_that_are_nowhere_stop_a_suite_that_shows_them(tmp_path, one_line):
+    name, rows = (
+        "videomme_subtitles",
+        [ROWS["videomme"] | {"question_id": "2", "videoID": "none", "video_id": "y"}, ROWS["videomme"]],
+    )
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    media = tmp_path / "media"
+    for path in [media / "data" / f"{row['videoID']}.mp4" for row in rows] + [tmp_path / "subtitle" / "abc.srt"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    config = EvaluationConfig(benchmarks={name: {"annotations": str(tmp_path), "media": str(media)}})
+    with pytest.raises(DataError) as caught:  # they lie beside the table only
+        open_suite(name, config)
+    one_line(caught.value, f"{name}: no video has subtitles", str(media), f"evaluation.benchmarks.{name}.media")
+    (tmp_path / "subtitle").rename(media / "subtitle")
+    assert [i.subtitles for i in open_suite(name, config).asked] == ["", "subtitle/abc.srt"]
+    assert [i.subtitles for i in open_suite(name, config, limit=1).asked] == [""]
+    assert len(get_benchmark(name).load(tmp_path / "test.jsonl")) == 2  # answers are scored without
+
+
+def test_a_video_in_a_tar_is_found_by_whatever_ending_it_has(tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps(ROWS["videomme"]) + "\n")
+    with tarfile.open(tmp_path / "videos.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("data/abc.mkv"))
+    (medium,) = open_suite("videomme", EvaluationConfig(benchmarks={"videomme": str(tmp_path)})).media.values()
+    assert medium.parts[0].member == "data/abc.mkv"
+
+
+@pytest.mark.parametrize(
+    ("name", "tar", "member"),
+    [
+        ("nextqa", "NExTVideo.tar", "NExTVideo/7.mp4"),
+        ("nextqa", "NExTVideo.tar", "7.mp4"),
+        ("mvbench", "star/Charades_segment.tar", "a.mp4"),
+        ("mvbench", "star/Charades_segment.tar", "Charades_segment/a.mp4"),
+        ("lvbench", "all.tar", "videos/key.mp4"),
+    ],
+)
+def test_a_tar_stands_for_what_unpacking_it_would_leave(tmp_path, name, tar, member):
+    annotations, medium = LAYOUTS[name]
+    (tmp_path / annotations).write_text(json.dumps(ROWS[name]) + "\n")
+    (tmp_path / "star" / "Charades_v1_480").mkdir(parents=True)  # empty
+    with tarfile.open(tmp_path / tar, "w") as file:
+        file.addfile(tarfile.TarInfo(member))
+    suite = open_suite(name, EvaluationConfig(benchmarks={name: str(tmp_path / annotations)}))
+    (asked,) = suite.asked
+    assert asked.media in (medium, member)
+    assert suite.media[asked.media, "video"].parts[0].member == member

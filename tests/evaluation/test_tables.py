@@ -10,7 +10,6 @@ from tstar.evaluation.files import (
     identifier,
     lettered_columns,
     marked_options,
-    media_folder,
     number_in,
     picture_of,
     read_table,
@@ -115,8 +114,21 @@ def test_fields_that_tables_write_as_text_or_number():
             number_in({"n": value}, "n", range(5), "x")
     with pytest.raises(DataError, match="x: field 'id' is empty"):
         identifier({"id": ""}, "id", "x")
-    assert lettered_columns({"B": "y", "A": "x", "C": "", "D": "z"}) == ("x", "y")
-    assert lettered_columns({"B": "y", "C": None}) == ()
+
+
+def test_columns_of_options_have_no_gaps():
+    assert lettered_columns({"B": "y", "A": "x", "C": "", "D": None, "I": "no column of options"}, "x") == ("x", "y")
+    assert lettered_columns({"B": "y", "C": None}, "x") == lettered_columns({"A": "", "B": ""}, "x") == ()
+    for row in (
+        {"A": "x", "B": "y", "C": "", "D": "z"},
+        {"A": "x", "B": ""},
+        {"A": "x"},
+        {"A": "", "B": "y", "C": "z"},
+    ):
+        with pytest.raises(
+            DataError, match=r"x: columns A.* must hold two or more options without a gap, got texts in"
+        ):
+            lettered_columns(row, "x")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +142,3 @@ def test_fields_that_tables_write_as_text_or_number():
 )
 def test_options_behind_marks(text, mark, question, options):
     assert marked_options(text, mark) == (question, options)
-
-
-def test_a_folder_of_media_beside_the_annotations(tmp_path):
-    (tmp_path / "videos").mkdir()
-    assert media_folder(tmp_path, ("clips", "videos")) == "videos/"
-    assert media_folder(tmp_path, ("clips",)) == media_folder([], ("videos",)) == ""

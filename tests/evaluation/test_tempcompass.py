@@ -113,6 +113,10 @@ def test_the_official_result_layout_is_read_and_its_questions_checked():
             {"7": {"speed": [{"question": QUESTION, "answer": "D. x"}]}},
             "field 'answer' must start with a letter of ABC",
         ),
+        (
+            {"7": {"speed": [{"question": QUESTION, "answer": "B. quick"}]}},
+            r"row 0: field 'answer' \('B. quick'\) is not option B \('",
+        ),
         ({"7": {"speed": [{"question": QUESTION}]}}, "'7', speed, row 0: field 'answer' is missing"),
         ({"7": {"tempo": []}}, "aspect must be one of action"),
         ({"7": {"speed": {"question": ""}}}, "must be a list of questions, got dict"),

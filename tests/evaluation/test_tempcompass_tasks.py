@@ -142,6 +142,14 @@ def test_a_label_overrides_a_sentence_and_numbers_are_indices():
         (yes_no(), "none", False),
         (yes_no(), "B", False),  # no letters were shown
         (yes_no(), "no, yes", False),
+        (yes_no(), "No, it is fast.", True),
+        (yes_no(), "I have no idea.", False),
+        (yes_no(), "There is no way to tell", False),
+        (yes_no(), "I'm not sure, there is no information.", False),
+        (yes_no(), "Sorry, no video was provided.", False),
+        (captions(), "I can't tell whether it moves: very fast", False),
+        (captions(), "Caption A and Caption B are both right.", False),
+        (captions(), "Caption B is not right.", False),
         (captions(), "Caption B", True),
         (captions(), "(B)", True),
         (captions(), "b", True),
@@ -155,6 +163,8 @@ def test_a_label_overrides_a_sentence_and_numbers_are_indices():
         (numbered(), "The answer is 2.", True),
         (numbered(), "It must be (2) then", True),
         (numbered(), "2 dogs", False),
+        (numbered(), "2. Rain comes first.\n1. A dog comes first.", False),
+        (numbered(), "The answer is 2 or 1", False),
         (numbered(), "option 3", False),
         (numbered(), "rain comes first", True),
     ],
@@ -381,10 +391,13 @@ def test_official_result_files_are_read_one_by_one_by_tasks_or_a_folder_of_them(
 
 def test_complete_tasks_are_known_by_their_numbers():
     suite = get_benchmark("tempcompass")
-    assert suite.published["multi-choice"] == 1580
-    assert suite.published["all tasks"] == 1580 + 2453 + 1503 + 2004
-    rows = [{"question": "Is the lift slow?", "answer": "no"}] * 2453
-    assert suite.split_of(suite.load({"yes_no": {LIFT: {"speed": rows}}})) == "yes_no"
+    assert suite.published["multi-choice"].questions == 1580
+    assert suite.published["all tasks"].questions == 1580 + 2453 + 1503 + 2004
+    row = {"question": "Is the lift slow?", "answer": "no"}
+    counts = {"action": 592, "direction": 494, "speed": 537, "order": 382, "attribute_change": 448}
+    rows = {aspect: [row] * count for aspect, count in counts.items()}
+    assert suite.split_of(suite.load({"yes_no": {LIFT: rows}})) == "yes_no"
+    assert suite.split_of(suite.load({"yes_no": {LIFT: {"speed": [row] * 2453}}})) == ""
 
 
 def test_averages_with_a_judge_equal_a_plain_loop():
@@ -410,7 +423,8 @@ def test_averages_with_a_judge_equal_a_plain_loop():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (yes_no("maybe"), "field 'answer' must be yes or no, got 'maybe'"),
+        (yes_no("maybe"), "field 'answer' must be yes or no, in small letters, got 'maybe'"),
+        (yes_no("Yes"), "field 'answer' must be yes or no, in small letters, got 'Yes'"),
         (one("caption_matching", "Which?\nCaption A: x", "Caption A: x"), "must go on with two or more option lines"),
         (
             one("caption_matching", "Which?\nCaption A: x\nCaption B", "Caption A: x"),

@@ -30,7 +30,7 @@ def record(number=417, question=2, **changes):
 def test_an_item_has_the_official_prompt(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(record()) + "\n\n" + json.dumps(record(418)) + "\n")
     item = get_benchmark("videomme").load(tmp_path)[0]
-    assert (item.id, item.media, item.answer, item.cluster) == ("417-2", "data/abc417.mp4", "B", "417")
+    assert (item.id, item.media, item.answer, item.cluster) == ("417-2", "data/abc417", "B", "417")
     assert (item.question, item.subtitles) == ("How many eggs are used?", "")
     assert item.options == ("Two.", "Three.", "Four.", "Six.")
     assert item.prompt == (
@@ -131,6 +131,11 @@ def test_the_official_result_layout_is_read_without_flagged_videos(tmp_path):
     report = score("videomme", rows, path)
     assert report.counts == {"n": 6, "answered": 1, "unparsed": 0, "failed": 1, "missing": 4}
     assert report.aggregate["accuracy"] == 1.0
+    videos[0]["questions"][0]["answer"] = rows[0]["answer"]
+    assert score("videomme", rows, videos).aggregate["accuracy"] == 1.0
+    videos[0]["questions"][0]["answer"] = "D"
+    with pytest.raises(DataError, match="video 0, question 001-1: 'answer' is 'D' but the annotations say B"):
+        score("videomme", rows, videos)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +173,7 @@ def test_a_video_is_named_with_the_ending_that_it_has(tmp_path):
     for name in ("abc1.MP4", "abc2.mkv"):
         (tmp_path / "data" / name).touch()
     items = get_benchmark("videomme").load(tmp_path)
-    assert [item.media for item in items] == ["data/abc1.MP4", "data/abc2.mkv", "data/abc3.mp4"]
+    assert [item.media for item in items] == ["data/abc1.MP4", "data/abc2.mkv", "data/abc3"]
     assert [item.media for item in get_benchmark("videomme").load(tmp_path / "test.jsonl")] == [i.media for i in items]
 
 
@@ -229,6 +234,8 @@ def test_with_subtitles_answers_are_scored_as_without():
 
 def test_the_complete_set_is_known_by_its_number():
     suite = get_benchmark("videomme")
-    items = suite.load([record(number, question) for number in range(1, 901) for question in (1, 2, 3)])
+    asked = [(number, question) for number in range(1, 901) for question in (1, 2, 3)]
+    items = suite.load([record(*one, duration=("short", "medium", "long")[one[0] % 3]) for one in asked])
     assert suite.split_of(items) == "test"
     assert suite.split_of(items[:-1]) == ""
+    assert suite.split_of(suite.load([record(*one) for one in asked])) == ""

@@ -11,7 +11,8 @@ from tstar.evaluation.vnbench import haystack_of
 
 # position of option 0..3 of try 0 in each try, as published
 ARRANGEMENTS = ("ABCD", "ACDB", "DACB", "CDBA")
-TYPES = [f"{family}_{kind}" for family in ("ret", "ord", "cnt") for kind in ("edit1", "insert1", "insert2")]
+TYPES = [f"{family}_{kind}" for family in ("ret", "ord") for kind in ("edit1", "insert1", "insert2")]
+TYPES += ["cnt_edit1", "cnt_edit2", "cnt_insert1"]
 
 
 def record(attempt=0, haystack="video0042", kind="ord_insert1", base=1, **changes):
@@ -287,5 +288,7 @@ def test_the_complete_set_is_known_by_its_number_and_lmms_eval_has_no_rules_for_
     rows = [row for kind in TYPES for haystack in range(150) for row in group(haystack=f"v_{haystack}", kind=kind)]
     assert suite.split_of(suite.load(rows)) == "main"
     assert suite.split_of(suite.load(rows[:-4])) == ""
+    rows = [row for haystack in range(1350) for row in group(haystack=f"v_{haystack}", kind="ret_edit1")]
+    assert suite.split_of(suite.load(rows)) == ""
     with pytest.raises(ConfigError, match="vnbench has no rules 'lmms-eval'; it has official, strict"):
         score("vnbench", group(), {}, rules="lmms-eval")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from tstar.language import LanguageConfig
 from tstar.stages import VideoSFT
@@ -27,7 +28,7 @@ def checkpoint(tmp_path_factory, tiny_world, miniature_parts):
         max_length=768,
     )
     suites = {path.name: str(path) for path in (tiny_world / "benchmarks").iterdir()}
-    evaluation = {"benchmarks": suites, "fps": 1, "max_frames": 4, "max_new_tokens": 6}
+    evaluation = {"benchmarks": suites, "fps": 1, "max_frames": 4, "max_new_tokens": 6, "workers": 0}
     stage.recipe = {
         "model": {"class_path": "VideoSFT", "init_args": arguments},
         "trainer": {"accelerator": "cpu"},
@@ -36,6 +37,7 @@ def checkpoint(tmp_path_factory, tiny_world, miniature_parts):
         "cwd": str(run),
     }
     content = {"state_dict": stage.state_dict(), "global_step": 1}
+    stage.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     stage.on_save_checkpoint(content)
     VerifiedCheckpointIO().save_checkpoint(content, run / "1-video_sft" / "checkpoints" / "last.ckpt")
     (run / "config.yaml").write_text("stages: {video_sft: {}}\n")

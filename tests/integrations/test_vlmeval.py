@@ -1,13 +1,17 @@
 """tstar as VLMEvalKit's video model, against a stand-in for the kit."""
 
 import json
+import os
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tstar.data.frame_sampling import FrameSampling
 from tstar.errors import ConfigError
 from tstar.evaluation import get_benchmark
+from tstar.evaluation.clips import Decoders
 from tstar.evaluation.response_layouts import FAILURE
 
 from . import stand_ins
@@ -103,6 +107,41 @@ def test_a_failure_is_the_kits_own_word_and_counted(model, tmp_path):
     assert model.generate(message, dataset="X") == FAILURE
     assert model.failed == 2
     assert [row["response"] for row in rows_of(tmp_path / "store", "X")] == [None, None]
+
+
+def crash_on_broken(asked):
+    """What a decoder's crash does to a worker; has to be importable there."""
+    from tstar.evaluation.clips import decode_clip
+
+    if "broken" in asked[0].name:
+        os._exit(9)
+    return decode_clip(asked)
+
+
+def test_a_decoder_that_crashes_costs_one_answer(model, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("tstar.evaluation.clips.decode_clip", crash_on_broken)
+    item, folder = asked
+    with Decoders(1, 60.0) as decoders:
+        monkeypatch.setattr(model.model, "decoders", decoders)
+        shutil.copy(folder / item.media, tmp_path / "broken.mp4")
+        broken = [{"type": "video", "value": str(tmp_path / "broken.mp4")}, {"type": "text", "value": "?"}]
+        assert model.generate(broken, dataset="X") == FAILURE
+        assert model.generate(message_of(item, folder), dataset="X") != FAILURE
+    failed, answered = rows_of(tmp_path / "store", "X")
+    assert "the decoder crashed" in failed["error"]
+    assert answered["error"] is None
+
+
+def test_a_setting_that_cannot_work_is_no_failure_of_a_question(model, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("tstar.evaluation.clips.take_frames", missing := Mock(side_effect=ConfigError("not installed")))
+    with pytest.raises(ConfigError, match="not installed"):
+        model.generate(message_of(*asked), dataset="X")
+    assert missing.called
+    monkeypatch.undo()
+    monkeypatch.setattr(model.model.answerer, "ask", Mock(side_effect=ConfigError("no room")))
+    with pytest.raises(ConfigError, match="no room"):
+        model.generate(message_of(*asked), dataset="X")
+    assert not (tmp_path / "store").exists()
 
 
 def test_pictures_are_one_clip(model, tmp_path):

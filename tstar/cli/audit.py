@@ -83,4 +83,9 @@ def _duplicates(arguments: argparse.Namespace) -> int:
     if report.unreadable:
         name, reason = next(iter(report.unreadable.items()))
         warn(f"{len(report.unreadable)} could not be read and were passed over, the first: {name} ({reason})")
+    if report.passed_over:
+        warn(
+            f"{len(report.passed_over)} tars and folders of pictures in {arguments.videos} were not compared, the first: "
+            f"{report.passed_over[0]}; only video files are, so unpack tars"
+        )
     return 0

@@ -24,9 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Score and print; returns the exit status."""
     from tstar.data.files import write_whole
     from tstar.evaluation import differing, get_benchmark
+    from tstar.evaluation.base import BOTH
 
     benchmark = get_benchmark(arguments.benchmark)
-    wanted = (arguments.rules,) if arguments.rules else benchmark.rule_names
+    wanted = tuple(dict.fromkeys((arguments.rules, *BOTH))) if arguments.rules else benchmark.rule_names
     for name in wanted:
         benchmark.check_rules(name)
     out = Path(arguments.out) if arguments.out else None
@@ -93,8 +94,11 @@ def _judge_replies(
     arguments: argparse.Namespace, benchmark: "Benchmark", items: Sequence["Item"], responses: Mapping[str, str | None]
 ) -> "JudgeReplies | None":
     """What a judge said, from a file or asked for now; None where none is named."""
-    if arguments.judge_replies and arguments.judge_url:
-        raise ConfigError("give either --judge-replies, what a judge said, or --judge-url, a judge to ask")
+    asking = [name for name in ("url", "model", "template", "cache") if getattr(arguments, f"judge_{name}")]
+    if arguments.judge_replies and asking:
+        raise ConfigError(
+            f"--judge-replies is what a judge said, and --judge-{asking[0]} is for asking one; give either"
+        )
     if arguments.judge_replies:
         from tstar.evaluation.judging import read_replies
 
@@ -142,12 +146,18 @@ def _print_values(benchmark: "Benchmark", reports: Mapping[str, "Report"]) -> No
 
 def _print_named(report: "Report") -> None:
     from tstar.evaluation.items import FAILED, MISSING, UNJUDGED
+    from tstar.evaluation.table import by_reason
 
     for how in (FAILED, MISSING, UNJUDGED):
-        ids = report.named(how)
-        if ids:
-            more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-            print(f"{how}: {', '.join(ids[:SHOWN])}{more}")
+        _print_ids(how, report.named(how))
+    for reason, ids in by_reason(report.reasons).items():
+        _print_ids(f"no answer of the judge ({reason})", ids)
+
+
+def _print_ids(what: str, ids: Sequence[str]) -> None:
+    if ids:
+        more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+        print(f"{what}: {', '.join(ids[:SHOWN])}{more}")
 
 
 def _print_differing(differ: Sequence["Differing"], reports: Mapping[str, "Report"]) -> None:

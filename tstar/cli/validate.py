@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from tstar.cli.progress import is_first_process, say, warn
 from tstar.cli.recipe import Recipe, RunConfig, apply_settings
 from tstar.errors import ConfigError, suggest
-from tstar.evaluation.checkpoints import default_out, drop_held, find_checkpoint, find_moved, model_key
+from tstar.evaluation.checkpoints import (
+    deciding,
+    default_out,
+    drop_held,
+    find_checkpoint,
+    find_moved,
+    model_key,
+    settings_key,
+)
 
 if TYPE_CHECKING:
     from tstar.evaluation.settings import EvaluationConfig
@@ -61,8 +69,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Run the suites of a checkpoint's recipe with their baselines, print the table, and write ``report.md`` below ``out``.
 
-    An evaluation that is not the recipe's whole one is named apart, as in ``report.mini-mlvu-max_frames=32.md``. Stored
-    answers of the same checkpoint, prompt and frames are used again.
+    An evaluation that is not the recipe's whole one is named apart, as in ``report.mini-mlvu-max_frames=32.md``, and so is one
+    with another model or precision. Stored answers of the same checkpoint, prompt and frames are used again.
 
     Args:
         path: the checkpoint.
@@ -92,8 +100,11 @@ def evaluate_checkpoint(
         recipe["evaluation"] = copy.deepcopy(evaluation)
     standard = EvaluationConfig(**recipe["evaluation"])
     recipe = copy.deepcopy(recipe)
+    own = deciding(recipe)
     for warning in apply_settings(recipe, settings or []):
         warn(warning)
+    decides = deciding(recipe)
+    changed = decides if decides != own else None
     find_moved(recipe)
     wanted = {**recipe["evaluation"], **(changes or {})}
     suites = wanted.get("benchmarks") or {}
@@ -107,15 +118,15 @@ def evaluate_checkpoint(
         raise ConfigError("no suites to run: the recipe has none; name one by --evaluation.benchmarks.NAME FOLDER")
     if not quiet:
         say(f"evaluating {path} on {', '.join(config.benchmarks)}")
-    tag = evaluation_tag(standard, config, limit)
-    changed = any(key.startswith("model.") for key, _ in settings or [])
+    tag = evaluation_tag(standard, config, limit, changed)
     begun = time.monotonic()
     with matmul_precision(RunConfig(**(recipe.get("run") or {})).matmul_precision):
         callback = _evaluate(recipe, checkpoint, path, config, out, tag, limit, quiet, changed, layout)
     if not is_first_process():
         return {}
-    record_evaluation(out / "eval" / tag / "evaluation.json", callback.model, config, time.monotonic() - begun)
-    sampling = f"{config.max_frames} frames at most, {config.fps:g} a second"
+    seconds = None if callback.resumed else time.monotonic() - begun
+    record_evaluation(out / "eval" / tag / "evaluation.json", callback.model, config, seconds)
+    sampling = sampling_text(config, decides["precision"])
     report, table = write_report(out, tag, callback.reports, checkpoint=str(path), sampling=sampling)
     if not quiet:
         from rich.console import Console
@@ -128,18 +139,44 @@ def evaluate_checkpoint(
     return dataclasses.asdict(table) | {"categories": parts, "unanswered": not_answered(callback.reports)}
 
 
-def evaluation_tag(standard: "EvaluationConfig", wanted: "EvaluationConfig", limit: int | None) -> str:
-    """What sets an evaluation apart from the recipe's own; "" if nothing does."""
+def evaluation_tag(
+    standard: "EvaluationConfig", wanted: "EvaluationConfig", limit: int | None, changed: dict[str, Any] | None = None
+) -> str:
+    """What sets an evaluation apart from the recipe's own; "" if nothing does.
+
+    Args:
+        standard: the recipe's own.
+        wanted: what is evaluated.
+        limit: most questions of each suite, if not all.
+        changed: what decides how the model answers (:func:`~tstar.evaluation.checkpoints.deciding`), where the recipe has it
+            otherwise.
+    """
     parts = [] if list(wanted.benchmarks) == list(standard.benchmarks) else list(wanted.benchmarks)
     for setting in dataclasses.fields(wanted):
         value = getattr(wanted, setting.name)
         if setting.name not in NOT_IN_TAGS and value != getattr(standard, setting.name):
             parts.append(f"{setting.name}={'+'.join(value) if isinstance(value, list) else value}")
+    parts += [f"settings={settings_key(changed)}"] if changed is not None else []
     return "-".join([*parts, *([f"limit={limit}"] if limit else [])])
 
 
-def record_evaluation(path: Path, model: str, config: "EvaluationConfig", seconds: float) -> None:
-    """What was measured and what it took. One that asks the same again finds its answers stored: the first record stays."""
+def sampling_text(config: "EvaluationConfig", precision: str) -> str:
+    """How videos are looked at, and in which precision, in words."""
+    frames = f"{config.max_frames} frames at most, {config.fps:g} a second"
+    if config.frame_choice == "segments":
+        frames = f"{config.max_frames} frames, the middles of equal parts"
+    return frames if precision == "32-true" else f"{frames}; {precision}"
+
+
+def record_evaluation(path: Path, model: str, config: "EvaluationConfig", seconds: float | None) -> None:
+    """What was measured and what it took. One that asks the same again finds its answers stored: the first record stays.
+
+    Args:
+        path: of the record.
+        model: what the stored answers are known by.
+        config: how they were asked for.
+        seconds: what that took; None where answers of an earlier start were used, whose time is not known.
+    """
     from tstar.cli.fit import peak_memory_mib
     from tstar.stages.checkpoint_io import write_atomically
 
@@ -147,7 +184,8 @@ def record_evaluation(path: Path, model: str, config: "EvaluationConfig", second
     before = json.loads(path.read_text()) if path.is_file() else {}
     if {key: before.get(key) for key in what} == what:
         return
-    cost = {"seconds": round(seconds, 1), "peak_memory_mib": peak_memory_mib()}
+    cost = {"seconds": None if seconds is None else round(seconds, 1), "resumed": seconds is None}
+    cost["peak_memory_mib"] = peak_memory_mib()
     record = {**what, **cost, "command": shlex.join(["tstar", *sys.argv[1:]])}
     write_atomically(path, json.dumps(record, indent=1))
 
@@ -161,7 +199,7 @@ def _evaluate(
     tag: str,
     limit: int | None,
     quiet: bool,
-    changed: bool,
+    changed: dict[str, Any] | None,
     layout: dict[str, Any] | None,
 ) -> Any:
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -172,7 +210,7 @@ def _evaluate(
     from tstar.stages.metrics_log import MetricsLog
 
     progress = None if quiet or not is_first_process() else QuestionProgress()
-    model = model_key(path, recipe["model"] if changed else None)
+    model = model_key(path, changed)
     callback = BenchmarkEvaluation(config, out, model=model, complete=True, limit=limit, tag=tag, progress=progress)
     folder = out / "eval" / tag
     loggers = [MetricsLog(folder), TensorBoardLogger(folder, name="tb", version="")]
@@ -199,7 +237,9 @@ def for_evaluation(recipe: dict[str, Any], checkpoint: Path, layout: dict[str, A
     recipe["trainer"] = together | {key: asked[key] for key in ("accelerator", "precision") if key in asked}
     held_out = recipe.get("data", {}).get("val_shards")
     if held_out and all(Path(folder).is_dir() for folder in held_out):
-        recipe["data"] = {**recipe["data"], "shards": held_out}
+        of_training = ("weights", "sizes")  # one for each folder of shards
+        kept = {key: value for key, value in recipe["data"].items() if key not in of_training}
+        recipe["data"] = {**kept, "shards": held_out}
     else:
         recipe.pop("data", None)
     return recipe

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 from tstar.errors import ConfigError, DataError
 
 START_SECONDS = 120.0
+MOST_SECONDS = 86_400
+"""Of a time limit; the system does not wait for any number."""
 TRIES = 2
 """Of a question on which the process ends: the system may have ended it for lack of memory."""
 
@@ -89,10 +91,19 @@ class Aside(Generic[Q, A]):
             self._child = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
             self._child.start()
             theirs.close()
-            if not self._pipe.poll(START_SECONDS) or self._pipe.recv() != "ready":
+            if not self._is_ready(self._pipe):
                 self._stop()
-                raise ConfigError("a process that reads media did not start")
+                raise ConfigError(
+                    "a process that reads media did not start; in a script of your own, what starts it has to stand below "
+                    "`if __name__ == '__main__':`"
+                )
         return self._pipe
+
+    def _is_ready(self, pipe: Connection) -> bool:
+        try:
+            return pipe.poll(START_SECONDS) and pipe.recv() == "ready"
+        except (EOFError, ConnectionError):  # it ended before it was
+            return False
 
     def _stop(self) -> int | None:
         """End the process; its exit status."""

@@ -1,11 +1,14 @@
 """Files written whole or not at all, their digests, and what killed processes leave behind."""
 
+import fcntl
 import hashlib
 import os
 import re
 import socket
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 STALE_SECONDS = 86_400
@@ -52,6 +55,22 @@ def append_lines(path: Path, lines: bytes, *, durable: bool = False) -> None:
             os.fsync(stream.fileno())
     if durable and not end:
         sync_folder(path.parent)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let other processes of this machine wait that want the same; if this one dies, the system ends their wait.
+
+    Args:
+        folder: what is to be changed by one process at a time; it is made if need be, and no file of it is touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

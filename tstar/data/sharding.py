@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any
 
 from tstar.data.annotations import Record
+from tstar.data.aside import MOST_SECONDS
 from tstar.data.files import write_whole
 from tstar.data.quarantine import MARK, QUARANTINE, quarantine_lines
 from tstar.data.remote_shards import upload
@@ -29,7 +30,6 @@ from tstar.data.stored_media import MediaReader, PassingError, StoredMedia
 from tstar.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
-MOST_SECONDS = 86_400
 JOBS_AHEAD = 2
 """Shards handed to each process before it asks for them: not all, for their records would have to be in memory."""
 

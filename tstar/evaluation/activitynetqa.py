@@ -16,6 +16,7 @@ from tstar.evaluation.judge_readings import Reading, read_first_braces, read_off
 from tstar.evaluation.judged import JUDGED, NEITHER, JudgedBenchmark
 from tstar.evaluation.judging import JudgePrompt
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 
 QUESTIONS, ANSWERS = "test_q", "test_a"
@@ -32,6 +33,7 @@ TYPES = (
     "other",
 )
 """What the annotations number from 0 on."""
+TEST_COUNTS = dict(zip(TYPES, (800, 800, 800, 2094, 697, 318, 386, 606, 1499), strict=True))
 PROMPT = JudgePrompt(
     system=(
         "You grade answers to questions about videos. You are shown a question, its correct answer and a model's answer, and "
@@ -58,11 +60,11 @@ class ActivityNetQA(JudgedBenchmark):
     category_names = {"yes_no": "yes/no"}  # noqa: RUF012
     counts = frozenset({NEITHER})
     ratings = frozenset({"score", *(f"score/{name}" for name in TYPES)})
-    published = {"test": 8000}  # noqa: RUF012
+    published = {"test": whole("type", TEST_COUNTS)._replace(clusters=800)}  # noqa: RUF012
     max_new_tokens = 64
     judge_prompt = PROMPT
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Items of the folder of both files, of either file beside the other, or of one table that has all fields.
 
         Parsed, the two are a mapping with the files' stems as keys, and a table is a list.

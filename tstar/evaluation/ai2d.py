@@ -7,9 +7,10 @@ is no scorer for generated text, so the official rule here is lmms-eval's.
 import re
 import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tstar.evaluation.base import item_cell, letter_lines
+from tstar.evaluation.cells import item_cell
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import (
     LETTERS,
@@ -21,14 +22,16 @@ from tstar.evaluation.files import (
     picture_of,
     table_rows,
     text_list,
+    with_pictures,
 )
 from tstar.evaluation.harness_benchmark import HarnessBenchmark
 from tstar.evaluation.items import Item, ItemScore, Verdict
+from tstar.evaluation.letters import INSTRUCTION, letter_lines
 from tstar.evaluation.responses import ResponseLine
+from tstar.evaluation.splits import Split
 from tstar.evaluation.statistics import Cell
 
 TABLES = ("ai2d.jsonl", "test.jsonl", "AI2D_TEST.tsv")
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 WITHOUT_MARKS = str.maketrans("", "", string.punctuation)
 
 
@@ -39,12 +42,13 @@ class AI2D(HarnessBenchmark):
     main_values = ("accuracy",)
     columns = ("accuracy",)
     in_mean = "accuracy"
-    published = {"test": 3088}  # noqa: RUF012
+    pictures_only = True
+    published = {"test": Split(3088)}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of the parquet table, of the same as JSON Lines, or of a folder that holds one; ids are row numbers."""
         rows, where = table_rows(annotations, TABLES)
-        return [_item(row, number, f"{where}, row {number}") for number, row in enumerate(rows)]
+        return [_item(row, number, f"{where}, row {number}") for number, row in enumerate(with_pictures(rows, where))]
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The whole text, but for its case and ASCII punctuation."""
@@ -64,7 +68,7 @@ class AI2D(HarnessBenchmark):
 
 def _item(row: Any, number: int, where: str) -> Item:
     record = as_record(row, where)
-    question, columns = field(record, "question", str, where), lettered_columns(record)
+    question, columns = field(record, "question", str, where), lettered_columns(record, where)
     options = columns or text_list(record, "options", where)
     if columns:  # the copy for VLMEvalKit has options apart, and letters for answers
         answer = letter_of(record, "answer", len(options), where)

@@ -4,7 +4,9 @@ Letters: M frames of a clip, S side of the encoder's square, T visual tokens of 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,9 @@ from torch import Tensor
 from tstar.data.conversations import get_template, tokenize_prompt
 from tstar.data.images import to_square
 from tstar.stages import Stage
+
+MIXED = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
+"""Precisions of Lightning's trainer in which products are halves and weights are not, with their types."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,17 @@ class Answer:
 
 
 class Answerer:
-    """Shows a stage clips and asks it about them; the stage must be in eval mode and on its device."""
+    """Shows a stage clips and asks it about them.
 
-    def __init__(self, stage: Stage) -> None:
+    Args:
+        stage: in eval mode and on its device.
+        precision: the trainer's; answers are computed in what the model was trained in. Other than mixed ones leave weights and
+            products as the stage has them.
+    """
+
+    def __init__(self, stage: Stage, precision: str = "32-true") -> None:
         self.stage = stage
+        self.half = MIXED.get(precision)
         self.template = get_template(stage.answer_template)
 
     @property
@@ -64,7 +76,8 @@ class Answerer:
         """Clips, uint8 [M, S, S, 3] each, as the language model sees them: [T, D] each; no frames give no tokens."""
         frames = clips[0] if len(clips) == 1 else np.concatenate(clips)
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).to(self.stage.device)  # [sum(M), 3, S, S]
-        return list(self.stage.lmm.visual_tokens(pixels, [len(clip) for clip in clips]))
+        with self._products():
+            return list(self.stage.lmm.visual_tokens(pixels, [len(clip) for clip in clips]))
 
     @torch.no_grad()
     def ask(
@@ -80,15 +93,22 @@ class Answerer:
         """
         device = self.stage.device
         ids = [self.tokens(prompt, len(tokens) > 0) for prompt, tokens in zip(prompts, visual, strict=True)]
-        ends = {"stop": tuple(stop)} if stop else {}
-        texts = self.stage.generate(
-            [own.to(device) for own in ids], [own.to(device) for own in visual], max_new_tokens=max_new_tokens, **ends
-        )
+        ends: dict[str, Any] = {"stop": tuple(stop)} if stop else {}
+        with self._products():
+            texts = self.stage.generate(
+                [own.to(device) for own in ids],
+                [own.to(device) for own in visual],
+                max_new_tokens=max_new_tokens,
+                **ends,
+            )
         count = self.stage.lmm.language.tokenizer
         return [
             Answer(text, len(seen), len(own) - (len(seen) > 0), len(count(text, add_special_tokens=False).input_ids))
             for text, own, seen in zip(texts, ids, visual, strict=True)
         ]
+
+    def _products(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.stage.device.type, self.half) if self.half else nullcontext()
 
     def tokens(self, prompt: Prompt, has_visual: bool) -> Tensor:
         """Ids of a prompt, with one that holds the place of the visual tokens, [L]."""

@@ -4,7 +4,6 @@ A benchmark adds how its annotation files are read, its prompt, its official rul
 (:mod:`tstar.evaluation.statistics`) make up its aggregates. Nothing here loads a model.
 """
 
-import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,6 @@ from tstar.errors import ConfigError, DataError, suggest
 from tstar.evaluation.collector import collector_paused
 from tstar.evaluation.differing import final_verdicts
 from tstar.evaluation.extraction import UNPARSED, extract_letter
-from tstar.evaluation.files import LETTERS
 from tstar.evaluation.harness_rules import scored_text
 from tstar.evaluation.items import (
     FAILED,
@@ -31,8 +29,10 @@ from tstar.evaluation.items import (
     fingerprint,
 )
 from tstar.evaluation.judging import JudgeReplies, JudgeRequest
+from tstar.evaluation.media import SuiteMedia
 from tstar.evaluation.response_layouts import harness_responses
 from tstar.evaluation.responses import ResponseLine, ResponseSet, joined_sets, load_response_source, plain_responses
+from tstar.evaluation.splits import Split
 from tstar.evaluation.statistics import (
     Cell,
     aggregate,
@@ -67,30 +67,40 @@ class Benchmark(ABC):
     """Rules that this benchmark has; ``lmms-eval`` only where that harness has the benchmark."""
     judged: ClassVar[bool] = False
     """Whether nothing can be scored without a judge's replies."""
+    pictures_only: ClassVar[bool] = False
+    """Whether its questions are about single pictures: they have no order, and no middle one."""
     counts: ClassVar[frozenset[str]] = frozenset()
     """Aggregates that are numbers of items."""
     ratings: ClassVar[frozenset[str]] = frozenset()
     """Aggregates that are means of a judge's marks, 0 to 5; all others are fractions."""
-    published: ClassVar[Mapping[str, int]] = {}
-    """Questions of each published split."""
+    published: ClassVar[Mapping[str, Split]] = {}
+    """Published splits by name; of a miniature suite, the format's."""
     max_new_tokens: ClassVar[int | None] = None
     """Longest answer that the protocol allows; None where a letter is asked for, for which any bound will do."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def load(self, annotations: Path | str | Sequence[Any] | Mapping[str, Any]) -> list[Item]:
+    def load(
+        self, annotations: Path | str | Sequence[Any] | Mapping[str, Any], media: Path | None = None
+    ) -> list[Item]:
         """Items of the official annotation file or folder, or of its parsed content.
+
+        Args:
+            annotations: the file, the folder or the content.
+            media: folder or tar of the media, which some benchmarks publish in several layouts: items are about those that are
+                there. Without it, and without media in it, they are about the first of the published layouts.
 
         Raises DataError naming file, row and field for anything that is not as published, and for repeated ids.
         """
         with collector_paused():
-            items = self.read(Path(annotations) if isinstance(annotations, str) else annotations)
+            items = self.read(Path(annotations) if isinstance(annotations, str) else annotations, media)
         source = str(annotations) if isinstance(annotations, (str, Path)) else "annotations"
         if not items:
             raise DataError(f"{source}: holds no {self.name} questions")
         _no_duplicates((item.id for item in items), source)
-        return items
+        elsewhere = media is not None and media.exists() and any(item.elsewhere for item in items)
+        return SuiteMedia(media).placed(items) if media is not None and elsewhere else items
 
     def responses(self, source: Any, items: Sequence[Item]) -> ResponseSet:
         """Responses of a path or parsed content in the plain layout, a harness's or one of the benchmark's official ones.
@@ -99,7 +109,8 @@ class Benchmark(ABC):
         """
         if isinstance(source, ResponseSet):
             return source
-        if isinstance(source, Sequence) and source and all(isinstance(part, Path) for part in source):
+        listed = isinstance(source, Sequence) and source and not isinstance(source, (str, bytes))
+        if listed and all(isinstance(part, (str, Path)) for part in source):
             return joined_sets([self.responses(part, items) for part in source])
         data, where = load_response_source(source)
         found = harness_responses(data, items, where)
@@ -158,8 +169,9 @@ class Benchmark(ABC):
             raise ConfigError(f"{self.name} has no rules {rules!r}; it has {', '.join(self.rule_names)}")
 
     def split_of(self, items: Sequence[Item]) -> str:
-        """Name of the published split that ``items`` are, told by their number; "" for any other set."""
-        return next((name for name, count in self.published.items() if count == len(items)), "")
+        """Name of the published split that ``items`` are, told by their numbers; "" for any other set, as a generated one."""
+        known = {} if self.name.startswith("mini-") else self.published
+        return next((name for name, split in known.items() if split.is_of(items)), "")
 
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
         """Main values of a model that guesses uniformly, item by item and independently, and always answers."""
@@ -178,17 +190,33 @@ class Benchmark(ABC):
                 f"only reports on the same items by the same rules can be compared, got {_signature(first)} and "
                 f"{_signature(second)}, {len(last[0].keys() ^ last[1].keys())} items in one of them only"
                 + (f"; different: {', '.join(differ)}" if differ else "")
+                + (
+                    "; a report of an earlier version has another one: score the answers again"
+                    if "fingerprint" in differ
+                    else ""
+                )
             )
         tables = [self.cells(report.items) for report in (first, second)]
         main = [{name: table[name] for name in self.headlines(table)} for table in tables]
-        pairs = [(self.merit(item), self.merit(last[1][key])) for key, item in last[0].items()]
+        both = [(item, last[1][key]) for key, item in last[0].items()]
+        pairs = [(self.merit(one), self.merit(two)) for one, two in both if one.counted and two.counted]
         only_first, only_second = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
-        p_value = mcnemar_exact(only_first, only_second)
-        return Comparison(paired_differences(*main, ratings=self.ratings), only_first, only_second, p_value)
+        return Comparison(
+            differences=paired_differences(*main, ratings=self.ratings),
+            only_first=only_first,
+            only_second=only_second,
+            p_value=mcnemar_exact(only_first, only_second),
+            unpaired=len(both) - len(pairs),
+        )
 
     @abstractmethod
-    def read(self, annotations: Any) -> list[Item]:
-        """Items of a ``Path`` or of parsed annotations; ids need not be checked."""
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
+        """Items of a ``Path`` or of parsed annotations; ids need not be checked.
+
+        Args:
+            annotations: where or what they are.
+            media: folder in which it may be looked up how the media are laid out; None is that of the annotations.
+        """
 
     @abstractmethod
     def official(self, item: Item, line: ResponseLine) -> Verdict:
@@ -208,9 +236,20 @@ class Benchmark(ABC):
         Args:
             item: the question.
             folder: the benchmark's, which ``item.media`` and ``item.subtitles`` are relative to.
-            timestamps: seconds of the frames that the model sees.
+            timestamps: seconds of the frames that the model sees; with none of them it is the item's prompt.
+
+        Raises DataError where what is shown beside cannot be read; the question then fails.
         """
         return item.prompt
+
+    def lacks(self, items: Sequence[Item], folder: Path) -> str:
+        """What is not there at all of what :meth:`prompt_for` shows beside the media, and what to do; "" if nothing is lacking.
+
+        Args:
+            items: all questions.
+            folder: that of the media.
+        """
+        return ""
 
     def official_responses(self, data: Any, items: Sequence[Item], where: str) -> ResponseSet | None:
         """Responses in a layout of the benchmark's own scorer, None if ``data`` is in no such layout."""
@@ -302,14 +341,12 @@ class Benchmark(ABC):
         repeated = {"repeated": responses.repeated} if responses.repeated else {}
         reports = {}
         for name in wanted:
-            others = {
-                other: {
-                    "aggregate": {value: values[other][value] for value in self.headlines(tables[other])},
-                    "differ": sum(map(operator.ne, verdicts[name], verdicts[other])),
-                }
-                for other in BOTH
-                if other != name
-            }
+            others: dict[str, dict[str, Any]] = {}
+            for other in (rules for rules in BOTH if rules != name):
+                pairs = zip(items, verdicts[name], verdicts[other], strict=True)
+                differing = [item.id for item, own, another in pairs if own != another]
+                shown = {value: values[other][value] for value in self.headlines(tables[other])}
+                others[other] = {"aggregate": shown, "differ": len(differing), "differing": differing}
             reports[name] = Report(
                 benchmark=self.name,
                 rules=name,
@@ -322,6 +359,7 @@ class Benchmark(ABC):
                 fingerprint=hashed,
                 judge=replies.model,
                 judge_dates=replies.dates,
+                reasons=dict(replies.unanswered),
                 other_rules=others,
             )
         return reports
@@ -331,45 +369,6 @@ def check_rules(rules: str) -> None:
     """ConfigError unless ``rules`` is one that the scorers know."""
     if rules not in RULES:
         raise ConfigError(f"unknown rules {rules!r}{suggest(rules, RULES)}")
-
-
-def letter_lines(options: Sequence[str], pattern: str = "{letter}. {text}") -> str:
-    """Options one a line with their letters: ``A. red`` or, with ``({letter}) {text}``, ``(A) red``."""
-    return "\n".join(pattern.format(letter=LETTERS[i], text=text) for i, text in enumerate(options))
-
-
-def right_of_counted(
-    scores: Iterable[ItemScore], category: str | None = None, prefix: str = ""
-) -> dict[str, list[Cell]]:
-    """One single-stratum table of counted items a value of ``category``, named ``prefix`` + value."""
-    if category is None:
-        return {prefix: cells} if (cells := list(map(item_cell, scores))) else {}
-    tables: dict[str, list[Cell]] = {}
-    for item in scores:
-        value = item.categories.get(category)
-        if value is None:
-            continue
-        own = tables.get(value)
-        if own is None:
-            own = tables[value] = []
-        own.append(item_cell(item))
-    return {prefix + value: cells for value, cells in tables.items()}
-
-
-def item_cell(item: ItemScore, stratum: str = "") -> Cell:
-    """An item's verdict out of one trial, or nothing out of none where it is not counted."""
-    known: Cell | None = item.__dict__.get("cell") if not stratum else None
-    if known is None:
-        counted = item.counted
-        hits, trials = (float(item.correct), 1.0) if counted else (0.0, 0.0)
-        known = _cell(Cell, (item.cluster, stratum, hits, trials))
-        if not stratum:
-            item.__dict__["cell"] = known  # most are in a table for each of their categories
-    return known
-
-
-_cell = tuple.__new__
-"""Makes a named tuple in half the time: there are six for every question and rule."""
 
 
 def _entry(

@@ -13,9 +13,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from tstar.errors import ConfigError
 from tstar.evaluation import Report, get_benchmark
+from tstar.evaluation.files import read_json
+from tstar.evaluation.items import fingerprint
 from tstar.evaluation.meeting import wait_for_all
 from tstar.evaluation.runner import Progress, SuiteRunner
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.evaluation.suites import Suite
 from tstar.stages import Stage
 from tstar.stages.checkpoint_io import write_atomically
 
@@ -64,6 +67,8 @@ class BenchmarkEvaluation(Callback):
         self.config, self.folder, self.model = config, folder, model
         self.complete, self.limit, self.tag, self.progress = complete, limit, tag, progress
         self.reports: Reports = {}
+        self.resumed = False
+        """Whether answers of an earlier start were used."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Only a stage can answer, and only a process that has a whole model."""
@@ -89,24 +94,39 @@ class BenchmarkEvaluation(Callback):
         assert isinstance(pl_module, Stage)
         at_once = stopping_at_once() if self.complete else nullcontext()  # answers are on disk as they come
         with pl_module.whole_model(), at_once:
-            self.reports = self._run(pl_module, trainer.global_step, trainer.global_rank, trainer.world_size)
+            self.reports = self._run(pl_module, trainer)
         for name, modes in self.reports.items():
             for mode, report in modes.items():
                 key = f"test/{name}/{mode}" if self.complete else f"val/{name}"
-                value = report.aggregate[get_benchmark(name).in_mean]
-                pl_module.log(key, value, rank_zero_only=True)
+                value = report.aggregate.get(get_benchmark(name).in_mean)
+                if value is not None and not report.unmeasured:  # a part without the headline, answers for a judge
+                    pl_module.log(key, value, rank_zero_only=True)
 
-    def _run(self, stage: Stage, step: int, process: int = 0, processes: int = 1) -> Reports:
+    def _run(self, stage: Stage, trainer: Trainer) -> Reports:
         """Reports by suite and mode, in the first process; nothing in the others."""
+        step, process = trainer.global_step, trainer.global_rank
         folder = self.folder / "predictions" if self.complete else self.folder / "validation" / f"step={step}"
         if not self.complete and process == 0:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed and came by here on other weights
         wait_for_all()
         model, progress = self.model or f"step {step}", self.progress if process == 0 else None
-        with SuiteRunner(stage, self.config, folder, model, progress, process=process, processes=processes) as runner:
+        runner = SuiteRunner(
+            stage,
+            self.config,
+            folder,
+            model,
+            progress,
+            process=process,
+            processes=trainer.world_size,
+            precision=str(trainer.precision),
+        )
+        with runner:
             for name in self.config.benchmarks:  # that media are missing is found out before hours are spent
-                runner.suite(name, self._limit)
+                self._check_report(runner.suite(name, self._limit))
             asked = [(name, mode) for name in self.config.benchmarks for mode in self._modes(runner, name)]
+            if self.complete:
+                self.resumed = any(runner.begun(name, mode, self._limit) for name, mode in asked)
+                wait_for_all()
             for name, mode in asked:
                 runner.ask(name, mode, self._limit)
             wait_for_all()
@@ -116,6 +136,18 @@ class BenchmarkEvaluation(Callback):
         if self.complete and process == 0:
             self._write(reports)
         return reports
+
+    def _check_report(self, suite: Suite) -> None:
+        """ConfigError where a report on other questions would be replaced, as of another set under the suite's name."""
+        name = suite.benchmark.name
+        for path in sorted((self.folder / "eval" / self.tag).glob(f"{name}.*.json")) if self.complete else ():
+            earlier = read_json(path)
+            known = earlier.get("fingerprint") if isinstance(earlier, dict) else None
+            if known and known != fingerprint(suite.items):
+                raise ConfigError(
+                    f"{path} is about other questions of {name} than {suite.place.annotations} has; give --out another folder, or "
+                    "move the report away"
+                )
 
     def _modes(self, runner: SuiteRunner, name: str) -> list[str]:
         return runner.modes(name, self._limit) if self.complete else ["full"]

@@ -6,6 +6,7 @@ Maaz et al., "Video-ChatGPT: Towards Detailed Video Understanding via Large Visi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
@@ -15,6 +16,7 @@ from tstar.evaluation.judge_readings import MARKS, Reading, read_official, read_
 from tstar.evaluation.judged import JUDGED, JudgedBenchmark
 from tstar.evaluation.judging import JudgePrompt
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import Split
 from tstar.evaluation.statistics import Cell
 
 ANNOTATION_FILE = "temporal_qa.json"
@@ -40,11 +42,11 @@ class ChatTemporal(JudgedBenchmark):
     columns = ("score",)
     in_mean = "score"
     ratings = frozenset({"score"})
-    published = {"test": 499}  # noqa: RUF012
+    published = {"test": Split(499)}  # noqa: RUF012
     max_new_tokens = 1024
     judge_prompt = PROMPT
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of ``temporal_qa.json``, of the folder it lies in, or parsed."""
         rows, where = table_rows(annotations, (ANNOTATION_FILE,))
         seen: dict[str, int] = {}

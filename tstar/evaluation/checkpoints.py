@@ -112,14 +112,36 @@ def find_stage(class_path: Any, where: str) -> "type[Stage]":
     return found
 
 
-def model_key(checkpoint: Path, changed_model: dict[str, Any] | None = None) -> str:
+def model_key(checkpoint: Path, changed: dict[str, Any] | None = None) -> str:
     """What stored answers of a checkpoint are known by: its digest, and that of its settings where they were changed."""
     from tstar.data.files import file_digest
 
     key = file_digest(checkpoint)[:16]
-    if changed_model is not None:  # its answers are not those of the checkpoint as it is
-        key += "-" + hashlib.sha256(json.dumps(changed_model, sort_keys=True).encode()).hexdigest()[:8]
-    return key
+    return key if changed is None else f"{key}-{settings_key(changed)}"  # its answers are not the checkpoint's as it is
+
+
+def settings_key(settings: dict[str, Any]) -> str:
+    """Settings as 8 hex digits."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe decides how its checkpoint answers, beside how it looks at the videos."""
+    return {
+        "model": copy.deepcopy(recipe["model"]),
+        "precision": precision_of(recipe),
+        "matmul_precision": matmul_precision_of(recipe),
+    }
+
+
+def precision_of(recipe: dict[str, Any]) -> str:
+    """The trainer's precision, as Lightning names it."""
+    return str((recipe.get("trainer") or {}).get("precision") or "32-true")
+
+
+def matmul_precision_of(recipe: dict[str, Any]) -> str:
+    """How exactly float32 matrices are multiplied, see :func:`tstar.nn.precision.matmul_precision`."""
+    return str((recipe.get("run") or {}).get("matmul_precision", "highest"))
 
 
 @dataclass(frozen=True)
@@ -140,9 +162,14 @@ class Restored:
         return dict(self.recipe.get("evaluation") or {})
 
     @property
+    def precision(self) -> str:
+        """The trainer's, as Lightning names it."""
+        return precision_of(self.recipe)
+
+    @property
     def matmul_precision(self) -> str:
         """How exactly float32 matrices are multiplied, see :func:`tstar.nn.precision.matmul_precision`."""
-        return str((self.recipe.get("run") or {}).get("matmul_precision", "highest"))
+        return matmul_precision_of(self.recipe)
 
 
 def restore(path: Path, device: "torch.device | str" = "cpu", option: str = "--ckpt") -> Restored:
@@ -184,8 +211,8 @@ def restore(path: Path, device: "torch.device | str" = "cpu", option: str = "--c
     stage.check_frozen(theirs["frozen"])
     stage.load_state_dict(checkpoint["state_dict"])
     stage.recipe = recipe
-    precision = str((recipe.get("trainer") or {}).get("precision", ""))
-    if precision in HALVES:
-        stage.to(getattr(torch, HALVES[precision]))
+    restored = Restored(stage, recipe, path, model_key(path))
+    if restored.precision in HALVES:
+        stage.to(getattr(torch, HALVES[restored.precision]))
     stage.to(device).eval()
-    return Restored(stage, recipe, path, model_key(path))
+    return restored

@@ -156,6 +156,10 @@ class Decoders:
             for future in ahead:
                 future.cancel()
 
+    def decode(self, wanted: Wanted, look: Look) -> Pixels:
+        """One clip at once; errors as :func:`decode_clip`, and DataError where it took too long or ended the process."""
+        return self._decode((wanted, look))
+
     def _submit(self, asked: tuple[Wanted, Look]) -> "Future[Pixels]":
         future = self._pool.submit(self._decode, asked)
         self._running.add(future)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from tstar.errors import DataError
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.items import Report
-from tstar.evaluation.prediction_store import BASELINES, MODES
+from tstar.evaluation.prediction_store import BASELINES, MODES, modes_of
 from tstar.evaluation.statistics import Cell, Difference, aggregate, mean_difference, mean_interval, tried
 
 Value = TypeVar("Value")
@@ -17,8 +17,9 @@ def report_difference(first: Mapping[str, Report], second: Mapping[str, Report])
     """``second - first`` for each suite's value that enters the mean, and as ``mean`` for the mean over all suites.
 
     A suite that is missing in one of them, or that was asked other questions or scored by other rules, is left out,
-    and with it the mean. A judge's marks are not in the mean.
+    and with it the mean. A judge's marks are not in the mean, and what waits for a judge in both is passed over.
     """
+    first, second = measured(first), measured(second)
     found: dict[str, Difference] = {}
     pairs: dict[str, tuple[list[Cell], list[Cell]]] = {}
     for suite in first:
@@ -40,6 +41,8 @@ def report_difference(first: Mapping[str, Report], second: Mapping[str, Report])
 def baseline_differences(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, dict[str, Difference]]:
     """The model minus each baseline that was measured, by baseline, as :func:`report_difference` gives them.
 
+    The mean is over the suites that have the baseline: single pictures have no order of frames.
+
     Args:
         reports: by suite and mode.
     """
@@ -48,7 +51,8 @@ def baseline_differences(reports: Mapping[str, Mapping[str, Report]]) -> dict[st
     for mode in BASELINES:
         own = {suite: modes[mode] for suite, modes in reports.items() if mode in modes}
         if own:
-            found[mode] = report_difference(own, full)
+            against = {suite: report for suite, report in full.items() if modes_of(get_benchmark(suite), [mode])}
+            found[mode] = report_difference(own, against)
     return found
 
 
@@ -56,6 +60,11 @@ def in_mean_cells(report: Report) -> list[Cell]:
     """The cells of the value that enters the mean over suites."""
     benchmark = get_benchmark(report.benchmark)
     return benchmark.cells(report.items)[benchmark.in_mean]
+
+
+def measured(reports: Mapping[str, Report]) -> dict[str, Report]:
+    """Those of ``reports`` that do not wait for a judge."""
+    return {name: report for name, report in reports.items() if not report.unmeasured}
 
 
 def in_suite_mean(suite: str) -> bool:
@@ -68,9 +77,9 @@ def suite_mean(reports: Mapping[str, Report]) -> tuple[float, tuple[float, float
     """Plain mean over suites of the values that enter it, and its interval, as fractions.
 
     The interval is None where a suite's rule counts no answer at all: there is nothing to resample. Where no suite enters,
-    the mean is 0 without one.
+    the mean is 0 without one. What waits for a judge does not enter.
     """
-    cells = _averaged({suite: in_mean_cells(report) for suite, report in reports.items()})
+    cells = _averaged({suite: in_mean_cells(report) for suite, report in measured(reports).items()})
     if not cells:
         return 0.0, None
     mean = sum(aggregate(own) for own in cells.values()) / len(cells)
@@ -93,11 +102,14 @@ class Part:
 
 
 def suite_parts(by_mode: Mapping[str, Report]) -> list[Part]:
-    """The categories of one suite, in the order of its questions.
+    """The categories of one suite, in the order of its questions; none where the answers wait for a judge.
 
     Args:
         by_mode: reports on the same questions.
     """
+    by_mode = measured(by_mode)
+    if not by_mode:
+        return []
     lead = by_mode.get("full") or next(iter(by_mode.values()))
     benchmark = get_benchmark(lead.benchmark)
     tables = {mode: benchmark.cells(by_mode[mode].items) for mode in MODES if mode in by_mode}

@@ -27,6 +27,7 @@ from tstar.data.images import decode_image
 from tstar.data.shard_index import MODALITIES
 from tstar.data.shard_set import ShardSet
 from tstar.errors import ConfigError, DataError
+from tstar.evaluation.media import PICTURE_ENDINGS
 
 VIDEO_ENDINGS = frozenset({".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg"})
 Progress = Callable[[str, int, int], None]
@@ -100,6 +101,8 @@ class DuplicateReport:
     plain_clips: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     """Videos and samples that could not be read, with the reason."""
+    passed_over: list[str] = field(default_factory=list)
+    """Tars and folders of pictures among the videos, which are not looked into."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -160,8 +163,16 @@ def find_videos(place: Path) -> list[Path]:
     found = sorted(p for p in place.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file())
     if not found:
         what = "no videos" if place.is_dir() else "no such folder or file"
-        raise DataError(f"--videos {place}: {what} ({', '.join(sorted(VIDEO_ENDINGS))})")
+        unpack = "; tars have to be unpacked" if place.is_dir() and not_videos(place) else ""
+        raise DataError(f"--videos {place}: {what} ({', '.join(sorted(VIDEO_ENDINGS))}){unpack}")
     return found
+
+
+def not_videos(place: Path) -> list[str]:
+    """Paths below a folder of tars, and of folders that hold pictures, which may be a video's frames."""
+    looked_for = {".tar", *PICTURE_ENDINGS}
+    found = [path for path in place.rglob("*") if path.suffix.lower() in looked_for]
+    return sorted({str((p if p.suffix.lower() == ".tar" else p.parent).relative_to(place)) for p in found})
 
 
 def find_duplicates(
@@ -187,6 +198,7 @@ def find_duplicates(
     say = progress or (lambda what, done, total: None)
     report = DuplicateReport(settings=asdict(settings))
     paths = find_videos(videos)
+    report.passed_over = not_videos(videos) if videos.is_dir() else []
     training = ShardSet(shards)
     if training.encoders != {""}:
         raise DataError(

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tstar.errors import DataError
@@ -24,7 +24,13 @@ FIELD_LIMIT = 2**31 - 1
 PICTURE_COLUMN = "image"
 LONGEST_PATH = 255
 """A longer text in the picture column is the picture itself."""
+LONGEST_REFERENCE = 64
+"""A text in that column that is no longer, and no path, is the index of the row that has the picture."""
+DIGEST = "sha256:"
+"""What the hash of a picture begins with."""
 PARQUET = ("*.parquet", "*/*.parquet")
+UNREADABLE = (ValueError, RecursionError)
+"""What the parser of JSON raises: beside faults, for what is nested too deeply and for numbers of thousands of digits."""
 
 
 def read_text(path: Path) -> str:
@@ -38,7 +44,7 @@ def read_text(path: Path) -> str:
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, a file is needed here") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); is it a JSON file?") from None
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or give another file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -51,6 +57,8 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"{path}: broken JSON at line {error.lineno}, column {error.colno} ({error.msg}); fetch or write it again"
         ) from None
+    except UNREADABLE as error:
+        raise DataError(f"{path}: {_unreadable(error)}") from None
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -66,6 +74,8 @@ def read_json_lines(path: Path) -> list[Any]:
                 f"{path}: line {number} is not valid JSON ({error.msg}, column {error.colno}); "
                 "each line must be one complete JSON object"
             ) from None
+        except UNREADABLE as error:
+            raise DataError(f"{path}: line {number}: {_unreadable(error)}") from None
     return rows
 
 
@@ -76,13 +86,18 @@ def read_json_or_lines(path: Path) -> Any:
     text = read_text(path).strip()
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except UNREADABLE:
         first = text.split("\n", 1)[0]
     try:
         lines = isinstance(json.loads(first), dict)
-    except json.JSONDecodeError:
+    except UNREADABLE:
         lines = False
     return read_json_lines(path) if lines else read_json(path)  # each raises with the place of the fault
+
+
+def _unreadable(error: Exception) -> str:
+    what = "is nested too deeply" if isinstance(error, RecursionError) else "holds a number of too many digits"
+    return f"its JSON {what}; fetch or write it again"
 
 
 def table_rows(
@@ -165,7 +180,7 @@ def _light(value: Any) -> Any:
 
 
 def _digest(picture: bytes) -> str:
-    return f"sha256:{hashlib.sha256(picture).hexdigest()[:16]}"
+    return f"{DIGEST}{hashlib.sha256(picture).hexdigest()[:16]}"
 
 
 def picture_of(record: Mapping[str, Any], item_id: str) -> tuple[str, str]:
@@ -177,22 +192,60 @@ def picture_of(record: Mapping[str, Any], item_id: str) -> tuple[str, str]:
     image = record.get(PICTURE_COLUMN)
     if isinstance(image, Mapping):  # as the datasets library stores one
         image = image.get("bytes") or image.get("path")
-    if isinstance(image, str) and image.startswith("sha256:"):
+    if isinstance(image, str) and image.startswith(DIGEST):
         return f"images/{item_id}", image
     return (image, image) if isinstance(image, str) and Path(image).suffix else (f"images/{item_id}", item_id)
 
 
-def lettered_columns(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Option texts of a table that has a column for each, named A, B and so on; () if this one has not."""
-    texts = itertools.takewhile(lambda text: isinstance(text, str) and text, map(record.get, LETTERS))
-    return tuple(map(str, texts))
+def with_pictures(rows: Sequence[Any], where: str) -> list[Any]:
+    """Rows with pictures in the place of references: in VLMEvalKit's tables a short cell is the index of the row that has it.
+
+    DataError for a reference to a row that is not there or has no picture of its own.
+    """
+    held = {
+        str(row["index"]): row[PICTURE_COLUMN]
+        for row in rows
+        if isinstance(row, Mapping) and "index" in row and isinstance(row.get(PICTURE_COLUMN), str)
+    }
+    resolved = []
+    for number, row in enumerate(rows):
+        image = row.get(PICTURE_COLUMN) if isinstance(row, Mapping) and "index" in row else None
+        if isinstance(image, str) and _is_reference(image):
+            if image not in held or _is_reference(held[image]):
+                raise DataError(
+                    f"{where}, row {number}: field '{PICTURE_COLUMN}' is {image!r}, neither a path with an ending nor the index "
+                    "of a row that has a picture"
+                )
+            row = {**row, PICTURE_COLUMN: held[image]}
+        resolved.append(row)
+    return resolved
 
 
-def media_folder(annotations: Any, names: Sequence[str]) -> str:
-    """The first of ``names`` that is a folder beside the annotations, with a slash behind it; "" if none is."""
-    if not isinstance(annotations, Path):
-        return ""
-    return next((f"{name}/" for name in names if (annotations / name).is_dir()), "")
+def _is_reference(image: str) -> bool:
+    inside = image.startswith(DIGEST) or len(image) > LONGEST_REFERENCE or "/" in image
+    return bool(image) and not inside and not PurePosixPath(image).suffix
+
+
+def lettered_columns(record: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Option texts of a table that has a column for each, named A, B and so on; () if this one has not.
+
+    DataError for a question with a single option, or with an empty one before another.
+    """
+    cells = list(itertools.takewhile(lambda letter: letter in record, LETTERS))
+    filled = [letter for letter in cells if isinstance(record[letter], str) and record[letter]]
+    if filled and (len(filled) == 1 or filled != cells[: len(filled)]):
+        raise DataError(
+            f"{where}: columns {', '.join(cells)} must hold two or more options without a gap, "
+            f"got texts in {', '.join(filled)} only"
+        )
+    return tuple(record[letter] for letter in filled)
+
+
+def media_root(annotations: Any, media: Path | None = None) -> Path | None:
+    """The folder that media lie in, that of the annotations where nothing is said; None if there is none."""
+    if media is not None or not isinstance(annotations, Path):
+        return media
+    return annotations if annotations.is_dir() else annotations.parent
 
 
 def as_record(value: Any, where: str) -> Mapping[str, Any]:

@@ -4,6 +4,9 @@ A reader here is compared with published numbers, so it does what version 0.7.2 
 odd: the end of "NASA " is an A, and behind "the answer is" the letter farthest from it wins.
 """
 
+from tstar.evaluation.extraction import UNPARSED
+from tstar.evaluation.items import Item, Verdict
+
 _CLOSED = ("answer", "correct answer", "best answer", "correct option", "best option", "choice", "correct choice")
 ANSWER_PHRASES = (
     *(f"{start}{what} is" for what in _CLOSED for start in ("", "the ")),
@@ -31,6 +34,12 @@ def scored_text(response: str) -> str:
         if not mark:
             response = response.rpartition(end)[2]
     return response.strip()
+
+
+def mcq_verdict(item: Item, text: str) -> Verdict:
+    """Verdict of the tasks that read letters by :func:`extract_mcq_answer`: A to D, however many options there are."""
+    letter = extract_mcq_answer(text, "ABCD")
+    return Verdict(letter or None, "harness" if letter else UNPARSED, letter == item.answer)
 
 
 def extract_mcq_answer(text: str, letters: str) -> str:

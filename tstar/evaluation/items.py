@@ -13,7 +13,21 @@ from tstar.evaluation.statistics import Difference
 Rules = Literal["official", "strict", "lmms-eval"]
 RULES: tuple[Rules, ...] = ("official", "strict", "lmms-eval")
 FAILED, MISSING, UNJUDGED = "failed", "missing", "unjudged"
+VIDEO_ENDINGS = ("mp4", "webm", "mkv", "avi")
+"""Of videos' names; a fingerprint does not tell them."""
 NO_REPORT = "not a report written by Report.to_json"
+
+
+MediaKind = Literal["video", "image", "frames"]
+
+
+class MediaPlace(NamedTuple):
+    """Where else an item's media may lie, and what they are there; the fields are those of :class:`Item`."""
+
+    media: str
+    media_kind: MediaKind = "video"
+    window: tuple[float, float] | None = None
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +38,16 @@ class Item:
     media: str
     """Path of the video, image or folder of frames relative to the benchmark's folder; without its ending where the
     benchmark publishes several."""
-    media_kind: Literal["video", "image", "frames"] = "video"
+    media_kind: MediaKind = "video"
     """A video file, one picture, or a folder of pictures numbered in the order of time."""
     window: tuple[float, float] | None = None
     """Seconds of the video that the question is about: frames are sampled from there. None is all of it."""
+    annotated_window: tuple[float, float] | None = None
+    """The same as the annotations say it, also where the media are cut to it already and ``window`` is None."""
     frame_rate: float | None = None
     """Pictures a second of a folder of frames."""
+    elsewhere: tuple[MediaPlace, ...] = ()
+    """Where the media are looked for, in this order, if they are not at ``media``: benchmarks are published in several layouts."""
     subtitles: str = ""
     """Path of an ``.srt`` beside the video, for protocols that show the model what is said; "" shows none."""
     question: str = ""
@@ -106,16 +124,21 @@ class Report:
     split: str = ""
     """Published split that the questions are, e.g. ``dev``; "" for a part of one, or a set of one's own."""
     fingerprint: str = ""
-    """Hash over ids, prompts, options and truths: reports with different ones are not about the same questions."""
+    """Hash over what was asked, see :func:`fingerprint`: reports with different ones are not about the same questions."""
     judge: str = ""
     """Model that judged, as the server named it; "" where nothing was judged."""
     judge_dates: str = ""
     """Days of the judge's first and last reply, as ``2026-11-28`` or ``2026-11-28/2026-11-30``."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why an item failed or was never asked, by its id, as far as that is known."""
+    """Why an item failed, was never asked, or has no answer of the judge, by its id, as far as that is known."""
     other_rules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What official and strict rules make of the same responses, where they are not the report's own: by rules ``aggregate``,
-    the values that tables show, and ``differ``, on how many questions they come to another verdict."""
+    the values that tables show, ``differ``, on how many questions they come to another verdict, and ``differing``, their ids."""
+
+    @property
+    def unmeasured(self) -> bool:
+        """Whether no answer is judged yet, so that its values are no measurement."""
+        return not self.counts.get("answered") and bool(self.counts.get(UNJUDGED))
 
     def named(self, how: str) -> list[str]:
         """Ids of the items that ended as ``how``, e.g. ``"failed"``, ``"missing"`` or ``"unparsed"``."""
@@ -166,10 +189,29 @@ class Comparison:
     only_first: int
     only_second: int
     p_value: float
+    unpaired: int = 0
+    """Items that the rule leaves out of the denominator of one report or both; the test is over the others."""
 
 
 def fingerprint(items: Iterable[Item]) -> str:
-    """Hash over what is asked and what is true, whatever the order; 16 hex digits."""
-    texts = ("\x1e".join((i.id, i.prompt, "\x1f".join(i.options), i.answer, i.truth)) for i in items)
-    digests = sorted(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+    """Hash over what is asked, about which videos, and what is true, whatever the order; 16 hex digits.
+
+    It covers ids, prompts, system texts, beginnings of answers, options, answers, truths, categories, names of videos, and the
+    windows that the annotations ask about. It is the same wherever and in whichever of its published forms a benchmark's media
+    lie: folders and endings of videos, paths of pictures, and which videos have subtitles there are not in it.
+    """
+    return hashlib.sha256("\x1d".join(sorted(map(_asked, items))).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _asked(item: Item) -> str:
+    video = ""
+    if item.media_kind != "image":
+        name = item.media.rpartition("/")[2]
+        stem, _, ending = name.rpartition(".")
+        video = stem if ending.lower() in VIDEO_ENDINGS else name
+    window = item.annotated_window or item.window
+    texts = [item.id, item.prompt, item.system, item.prefill, item.answer, item.truth, video]
+    texts.append("" if window is None else f"{window[0]!r} {window[1]!r}")
+    texts += item.options
+    texts += map("=".join, sorted(item.categories.items()))
+    return "\x1e".join(texts)

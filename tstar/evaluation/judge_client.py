@@ -10,7 +10,7 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,10 +156,12 @@ class _Dialogue:
                 key, came = askers.next()
                 if isinstance(came, NoAnswerError):
                     trouble[key] = str(came)
-                    in_a_row += 1
+                    in_a_row += not (came.remedy and self.model)  # who answered others so refuses this question alone
                     if in_a_row >= max(IN_A_ROW, self.settings.parallel) or in_a_row == total:
+                        self._keep(askers.arrived(), endpoint)
                         raise self._given_up(endpoint, in_a_row, came)
                 elif isinstance(came, BaseException):
+                    self._keep(askers.arrived(), endpoint)
                     raise came
                 else:
                     in_a_row = 0
@@ -186,7 +188,17 @@ class _Dialogue:
         self.model = answer.model
         self.book.add(key, self.requests[key], self.settings.model, answer)
 
-    def _given_up(self, endpoint: Endpoint, count: int, last: NoAnswerError) -> JudgeError:
+    def _keep(self, arrived: Iterator[tuple[str, Answer | BaseException]], endpoint: Endpoint) -> None:
+        """Take what came beside an error that ends the asking."""
+        for key, came in arrived:
+            if isinstance(came, Answer):
+                self._take(key, came, endpoint)
+
+    def _given_up(self, endpoint: Endpoint, count: int, last: NoAnswerError) -> TstarError:
+        if last.remedy and not self.model:
+            return ConfigError(
+                f"the judge at {endpoint.name} answered none of {count} questions, lastly with {last}: {last.remedy}"
+            )
         return JudgeError(
             f"the judge at {endpoint.name} gave no answer to the last {count} questions it was asked (lastly: {last}); "
             f"replies so far are in {self.book.path}, and the same command goes on from there"
@@ -223,6 +235,11 @@ class _Askers:
         result = self._results.get()
         self.waiting -= 1
         return result
+
+    def arrived(self) -> Iterator[tuple[str, Answer | BaseException]]:
+        """What there is already of :meth:`next`."""
+        while not self._results.empty():
+            yield self.next()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._stop.is_set():

@@ -1,7 +1,7 @@
 """One server that speaks OpenAI's chat completions, asked by HTTP until it answers or has been asked often enough.
 
 The key is read from an environment variable and goes into one header of requests to the configured address, nowhere else:
-no redirect is followed, and it is cut out of whatever the server sends back.
+no redirect is followed, and it is cut out of whatever the server sends back. So is what the address's query holds.
 """
 
 import email.utils
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from tstar.errors import ConfigError, TstarError
 from tstar.evaluation.judging import JudgeRequest
@@ -35,11 +35,23 @@ SHORTEST_SECRET = 8
 """Characters; a shorter key (servers at home take any) is no secret to be cut out of texts."""
 LONGEST_QUOTE = 200
 """Characters of a server's words in a message."""
-TOO_MANY = 429
+PASSING = (408, 409, 425, 429)
+"""Statuses below 500 of what may go well another time: too slow, in conflict, too early, too many."""
+OF_ONE_QUESTION = (400, 413, 422)
+"""Statuses by which a server may refuse this question and no other, as too long or not to its taste."""
 
 
 class NoAnswerError(TstarError):
-    """The server gave no completion, however often it was asked; the text says what it gave instead."""
+    """The server gave no completion, however often it was asked; the text says what it gave instead.
+
+    Args:
+        text: what it gave.
+        remedy: what to do if it refuses all questions so; "" where it refused nothing.
+    """
+
+    def __init__(self, text: str, remedy: str = "") -> None:
+        super().__init__(text)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,7 @@ class JudgeSettings:
     attempts: int = 3
     """Times that a question is asked until a reply can be read."""
     retries: int = 5
-    """Times that a request is sent again after 429, 5xx, a broken connection or a garbled answer."""
+    """Times that a request is sent again after 408, 409, 425, 429, 5xx, a broken connection or a garbled answer."""
     wait: float = 1.0
     """Seconds before the first of these, doubled with each; the server's Retry-After wins."""
     timeout: float = 60.0
@@ -108,6 +120,9 @@ class Endpoint:
             raise ConfigError(
                 f"the environment variable {settings.key_variable} holds no key: it has characters that no header can"
             )
+        values = [part.partition("=")[2] for part in urlsplit(self._url).query.split("&")]
+        secrets = {self._key, *values, *map(unquote_plus, values)}
+        self._secrets = sorted((s for s in secrets if len(s) >= SHORTEST_SECRET), key=len, reverse=True)
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, request: JudgeRequest, stop: threading.Event) -> Answer:
@@ -118,8 +133,8 @@ class Endpoint:
             stop: ends the waiting between attempts once it is set.
 
         Raises:
-            NoAnswerError: nothing usable came.
-            ConfigError: the server refuses the request as such.
+            NoAnswerError: nothing usable came, or the server refuses this question.
+            ConfigError: the server refuses whatever it is asked.
         """
         body = {"model": self.settings.model, "messages": request.messages, **self.settings.parameters_of(request)}
         data = json.dumps(body).encode()
@@ -129,9 +144,13 @@ class Endpoint:
                 return self._completion(self._post(data))
             except urllib.error.HTTPError as error:
                 with error:
-                    if error.code != TOO_MANY and error.code < 500:
-                        raise self._refusal(error) from None
                     trouble = f"status {error.code}{self._said(error)}"
+                    if error.code in OF_ONE_QUESTION:
+                        raise NoAnswerError(trouble, self._remedy(error)) from None
+                    if error.code < 500 and error.code not in PASSING:
+                        raise ConfigError(
+                            f"the judge at {self.name} answers with {trouble}: {self._remedy(error)}"
+                        ) from None
                     wait = _retry_after(error.headers.get("Retry-After") or "") or wait
             except ssl.SSLCertVerificationError as error:
                 raise self._distrust(error) from None
@@ -172,11 +191,6 @@ class Endpoint:
         named = model if isinstance(model, str) and model.strip() else f"{self.settings.model} (as asked for)"
         return Answer(self._clean(reply or ""), self._clean(named), self._clean(str(finish or "")))
 
-    def _refusal(self, error: urllib.error.HTTPError) -> ConfigError:
-        return ConfigError(
-            f"the judge at {self.name} answers with status {error.code}{self._said(error)}: {self._remedy(error)}"
-        )
-
     def _remedy(self, error: urllib.error.HTTPError) -> str:
         variable = self.settings.key_variable
         if error.code < 400:
@@ -210,8 +224,10 @@ class Endpoint:
         return " ".join("".join(c if c.isprintable() else " " for c in start).split())
 
     def _clean(self, text: str) -> str:
-        """``text`` without the key."""
-        return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
+        """``text`` without the key, and without the values of the address's query, of which one may be a key."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import (
     as_record,
@@ -18,13 +19,13 @@ from tstar.evaluation.files import (
     identifier,
     letter_of,
     marked_options,
-    media_folder,
     read_json_lines,
     text_list,
 )
-from tstar.evaluation.harness_rules import extract_mcq_answer
-from tstar.evaluation.items import MISSING, Item, ItemScore, Verdict
+from tstar.evaluation.harness_rules import mcq_verdict
+from tstar.evaluation.items import MISSING, Item, ItemScore, MediaPlace, Verdict
 from tstar.evaluation.responses import ResponseLine
+from tstar.evaluation.splits import Split
 from tstar.evaluation.statistics import Cell
 
 ANNOTATION_FILE = "video_info.meta.jsonl"
@@ -49,11 +50,11 @@ class LVBench(Benchmark):
     breakdown = tuple((label, "") for label in LABELS)
     uncounted = frozenset({MISSING})
     rule_names = ("official", "strict", "lmms-eval")
-    published = {"test": 1549, "test, cleaned copy": 1519}  # noqa: RUF012
+    published = {"test": Split(1549, clusters=103), "test, cleaned copy": Split(1519, clusters=101)}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Questions of the official file, of a folder that holds it (or of its ``data``), or of parsed lines."""
-        where, videos = "annotations", media_folder(annotations, ("videos",))
+        where = "annotations"
         if isinstance(annotations, Path):
             path = annotations
             if path.is_dir():
@@ -67,7 +68,7 @@ class LVBench(Benchmark):
             place = f"{where}, row {number}"
             record = as_record(row, place)
             for question, entry in enumerate(field(record, "qa", list, place)):
-                items.append(_item(record, entry, videos, f"{place}, question {question}"))
+                items.append(_item(record, entry, f"{place}, question {question}"))
         return items
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
@@ -81,8 +82,7 @@ class LVBench(Benchmark):
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The harness's extractor, four letters."""
-        said = extract_mcq_answer(line.response or "", "ABCD")
-        return Verdict(said or None, "extracted" if said else UNPARSED, said == item.answer)
+        return mcq_verdict(item, line.response or "")
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """One stratum everywhere; a question is in the table of each of its labels."""
@@ -92,20 +92,24 @@ class LVBench(Benchmark):
         return tables
 
 
-def _item(video: Mapping[str, Any], row: Any, folder: str, where: str) -> Item:
+def _item(video: Mapping[str, Any], row: Any, where: str) -> Item:
     record, key = as_record(row, where), field(video, "key", str, where)
     text = field(record, "question", str, where)
     question, options = marked_options(text, r"\({}\)")
+    labels = text_list(record, "question_type", where)
+    for label in labels:
+        if label not in LABELS:
+            raise DataError(f"{where}: field 'question_type' must hold some of {', '.join(LABELS)}, got {label!r}")
     if len(options) < 2:
         raise DataError(f"{where}: field 'question' must end in options behind (A), (B), …, got {text!r}")
     return Item(
         id=identifier(record, "uid", where),
-        media=f"{folder}{key}.mp4",
+        media=f"{key}.mp4",
+        elsewhere=(MediaPlace(f"videos/{key}.mp4"),),
         question=question,
         prompt=f"{text}\n{INSTRUCTION}",
         options=options,
         answer=letter_of(record, "answer", len(options), where),
-        categories={"video type": field(video, "type", str, where)}
-        | {label: label for label in text_list(record, "question_type", where)},
+        categories={"video type": field(video, "type", str, where)} | {label: label for label in labels},
         cluster=key,
     )

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeVar
 
@@ -151,6 +151,14 @@ class SuiteMedia:
                 return Media((part,))
         return None
 
+    def placed(self, items: Sequence[Item]) -> list[Item]:
+        """The items with the first of their media's places that holds them; where none does, with what they had."""
+        return [self._placed(item) if item.elsewhere else item for item in items]
+
+    def _placed(self, item: Item) -> Item:
+        others = (replace(item, elsewhere=(), **place._asdict()) for place in item.elsewhere)
+        return next((one for one in (item, *others) if self.find(one) is not None), item)
+
     def find_all(self, items: Sequence[Item]) -> dict[tuple[str, str], Media | None]:
         """What :meth:`find` says, by path and kind of media."""
         found: dict[tuple[str, str], Media | None] = {}
@@ -245,7 +253,9 @@ def media_key(item: Item) -> tuple[str, str]:
     return item.media, item.media_kind
 
 
-def missing_media(name: str, root: Path, items: Sequence[Item], missing: Sequence[Item]) -> str:
+def missing_media(
+    name: str, root: Path, items: Sequence[Item], missing: Sequence[Item], listing: Path | None = None
+) -> str:
     """What is missing of a suite, and what can be done, in one line.
 
     Args:
@@ -253,9 +263,11 @@ def missing_media(name: str, root: Path, items: Sequence[Item], missing: Sequenc
         root: where its media were looked for.
         items: all that are to be asked.
         missing: those whose media are not there.
+        listing: file that names all of them.
     """
     files = list(dict.fromkeys(item.media for item in missing))
     shown = ", ".join(files[:NAMED]) + (", ..." if len(files) > NAMED else "")
+    shown += f" (all in {listing})" if listing else ""
     total = len({item.media for item in items})
     return (
         f"{name}: the media of {len(missing)} of {len(items)} questions are missing ({len(files)} of {total} files), below {root}: "

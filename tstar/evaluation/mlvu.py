@@ -13,18 +13,20 @@ of the task accuracies. The generative tasks (``8_sub_scene`` and ``9_summary``;
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.errors import DataError
-from tstar.evaluation.base import Benchmark, item_cell, letter_lines, right_of_counted
+from tstar.errors import DataError, suggest
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS, as_record, field, read_json, text_list
-from tstar.evaluation.harness_rules import extract_mcq_answer
+from tstar.evaluation.harness_rules import mcq_verdict
 from tstar.evaluation.items import Item, ItemScore, Verdict
+from tstar.evaluation.letters import NO_OPTION, letter_lines
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 
 STEMS = ("1_plotQA", "2_needle", "3_ego", "4_count", "5_order", "6_anomaly_reco", "7_topic_reasoning")
@@ -48,6 +50,8 @@ TEST_COUNTS = {
     "sportsQA": 36,
     "tutorialQA": 43,
 }
+OTHER_NAMES = {"findNeedle": "needle"}
+"""What records call a task, where it is not what the file is called."""
 TEST_STEM = "test_mcq_gt"
 TEST_PLACES = (f"test-ground-truth/{TEST_STEM}.json", f"{TEST_STEM}.json")
 DEV_OPTIONS = 4
@@ -57,8 +61,6 @@ SYSTEM = (
     "Based on your observations, select the best option that accurately addresses the question."
 )
 PREFILL = "Best Option: ("
-NO_OPTION = "@"
-"""Letter of an answer that is none of its candidates; two needle items have it."""
 
 
 class MLVU(Benchmark):
@@ -70,9 +72,9 @@ class MLVU(Benchmark):
     in_mean = "m_avg"
     breakdown = (("task", ""),)
     rule_names = ("official", "strict", "lmms-eval")
-    published = {"dev": sum(DEV_COUNTS.values()), "test": sum(TEST_COUNTS.values())}  # noqa: RUF012
+    published = {"dev": whole("task", DEV_COUNTS), "test": whole("task", TEST_COUNTS)}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Items of one file, of a folder of either set (or its ``json`` or ``test-ground-truth``), or of parsed lists.
 
         A mapping has the file stems as keys; in one flat list ``question_type`` tells the file that a record of the
@@ -87,6 +89,10 @@ class MLVU(Benchmark):
             tables = {stem: (rows, f"annotations, {stem}") for stem, rows in _by_question_type(annotations).items()}
         items: list[Item] = []
         places: dict[str, str] = {}
+        files: dict[str, str] = {}
+        for stem, (_, where) in tables.items():
+            if (first := files.setdefault(task_of(stem), where)) != where:
+                raise DataError(f"{first} and {where} are both of MLVU's task {task_of(stem)!r}; take one of them away")
         for stem, (rows, where) in tables.items():
             if not isinstance(rows, Sequence) or isinstance(rows, str):
                 raise DataError(f"{where}: must be one list of questions, got {type(rows).__name__}")
@@ -94,6 +100,8 @@ class MLVU(Benchmark):
                 place = f"{where}, row {number}"
                 record = as_record(row, place)
                 split = _split_of(record, stem, place)
+                if split == "dev":
+                    _check_task(record, stem, place)
                 places.setdefault(split, place)
                 items.append(_item(record, stem, number, split, place))
         if len(places) > 1:
@@ -102,11 +110,6 @@ class MLVU(Benchmark):
                 f"({places['dev']} is of the first, {places['test']} of the second); give the files of one"
             )
         return items
-
-    def split_of(self, items: Sequence[Item]) -> str:
-        """``dev`` or ``test`` where every task has as many questions as it was published with, else ""."""
-        counts = Counter(item.categories["task"] for item in items)
-        return "dev" if counts == DEV_COUNTS else "test" if counts == TEST_COUNTS else ""
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """The one character before the first ``)``, or the whole text as it stands where there is none."""
@@ -119,8 +122,7 @@ class MLVU(Benchmark):
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The harness's reader of letters, which knows A to D also where there are six options."""
-        letter = extract_mcq_answer(line.response or "", "ABCD")
-        return Verdict(letter or None, "harness" if letter else UNPARSED, letter == item.answer)
+        return mcq_verdict(item, line.response or "")
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """Strata of ``m_avg`` are the tasks that are present."""
@@ -166,7 +168,8 @@ def _files(folder: Path) -> list[Path]:
 def _by_question_type(rows: Any) -> dict[str, list[Any]]:
     if not isinstance(rows, Sequence) or isinstance(rows, str):
         raise DataError(f"annotations: must be a list of questions or a mapping of lists, got {type(rows).__name__}")
-    stems = {task_of(stem): stem for stem in STEMS} | {"findNeedle": "2_needle"}
+    stems = {task_of(stem): stem for stem in STEMS}
+    stems |= {name: stems[task] for name, task in OTHER_NAMES.items()}
     tables: dict[str, list[Any]] = {}
     for number, row in enumerate(rows):
         where = f"annotations, row {number}"
@@ -186,6 +189,16 @@ def _split_of(record: Mapping[str, Any], stem: str, where: str) -> str:
     more = isinstance(candidates := record.get("candidates"), Sequence) and len(candidates) > DEV_OPTIONS
     only_there = kind in TEST_COUNTS and kind not in DEV_COUNTS
     return "test" if "question_id" in record or only_there or more or stem == TEST_STEM else "dev"
+
+
+def _check_task(record: Mapping[str, Any], stem: str, where: str) -> None:
+    """DataError unless a record of the development set lies in a file of its task."""
+    task = task_of(stem)
+    if task not in DEV_COUNTS:
+        raise DataError(f"{where}: no task of MLVU is called {task!r}{suggest(task, DEV_COUNTS)}")
+    kind = field(record, "question_type", str, where) if "question_type" in record else task
+    if OTHER_NAMES.get(kind, kind) != task:
+        raise DataError(f"{where}: field 'question_type' is {kind!r}, which is no question of the task {task!r}")
 
 
 def _item(record: Mapping[str, Any], stem: str, number: int, split: str, where: str) -> Item:

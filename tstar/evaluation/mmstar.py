@@ -5,9 +5,11 @@ official score is over questions (``micro``), lmms-eval's is the mean of the eig
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import (
     LETTERS,
@@ -19,20 +21,30 @@ from tstar.evaluation.files import (
     marked_options,
     picture_of,
     table_rows,
+    with_pictures,
 )
-from tstar.evaluation.harness_rules import extract_mcq_answer
+from tstar.evaluation.harness_rules import mcq_verdict
 from tstar.evaluation.items import Item, ItemScore, Verdict
+from tstar.evaluation.letters import INSTRUCTION
 from tstar.evaluation.responses import ResponseLine
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 
 TABLES = ("mmstar.jsonl", "MMStar.jsonl", "MMStar.tsv", "mmstar.parquet")
+CATEGORIES = (
+    "coarse perception",
+    "fine-grained perception",
+    "instance reasoning",
+    "logical reasoning",
+    "math",
+    "science & technology",
+)
 OPENINGS = ("", "(", "option ", "the answer is ")
 """What may stand before the letter, in the official order."""
 HEADING = "Options:"
 OPTIONS = 4
 UNTOLD = ("",) * OPTIONS
 """Options that a question does not tell apart: answers are then read by letters only."""
-INSTRUCTION = "Answer with the option's letter from the given choices directly"
 
 
 class MMStar(Benchmark):
@@ -42,14 +54,15 @@ class MMStar(Benchmark):
     main_values = ("micro", "macro")
     columns = ("micro", "macro")
     in_mean = "micro"
+    pictures_only = True
     breakdown = (("category", ""), ("l2_category", ""))
     rule_names = ("official", "strict", "lmms-eval")
-    published = {"val": 1500}  # noqa: RUF012
+    published = {"val": whole("category", dict.fromkeys(CATEGORIES, 250))}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of the parquet or TSV table, of the same as JSON Lines, or of a folder that holds one."""
         rows, where = table_rows(annotations, TABLES)
-        return [_item(row, f"{where}, row {number}") for number, row in enumerate(rows)]
+        return [_item(row, f"{where}, row {number}") for number, row in enumerate(with_pictures(rows, where))]
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """The letter at the start, or right behind ``(``, "option " or "the answer is ", whatever comes after it."""
@@ -62,8 +75,7 @@ class MMStar(Benchmark):
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The harness's extractor, four letters."""
-        said = extract_mcq_answer(line.response or "", LETTERS[:OPTIONS])
-        return Verdict(said or None, "extracted" if said else UNPARSED, said == item.answer)
+        return mcq_verdict(item, line.response or "")
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """Strata of ``macro`` are the parts that are present."""
@@ -75,11 +87,11 @@ class MMStar(Benchmark):
 def _item(row: Any, where: str) -> Item:
     record = as_record(row, where)
     index, text = identifier(record, "index", where), field(record, "question", str, where).strip()
-    columns = lettered_columns(record)
+    columns = lettered_columns(record, where)
     if columns:  # the copy for VLMEvalKit has them apart
         text += f"\n{HEADING} " + ", ".join(f"{a}: {option}" for a, option in zip(LETTERS, columns, strict=False))
     question, options = _options(text)
-    answer = letter_of(record, "answer", OPTIONS, where)
+    answer = letter_of(record, "answer", len(columns) or OPTIONS, where)
     if LETTERS.index(answer) >= len(options):
         options = UNTOLD
     media, picture = picture_of(record, index)
@@ -88,7 +100,7 @@ def _item(row: Any, where: str) -> Item:
         media=media,
         media_kind="image",
         question=question,
-        prompt=f"{text}\n{INSTRUCTION}",
+        prompt=f"{text}\n{INSTRUCTION.removesuffix('.')}",  # as lmms-eval has it
         options=columns or options,
         answer=answer,
         categories={name: field(record, name, str, where) for name in ("category", "l2_category")},

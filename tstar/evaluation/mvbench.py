@@ -5,6 +5,8 @@ Its media come in two forms: whole videos, of which five tasks ask about a windo
 frames), and clips that are cut to the window already. The official scorer counts an empty answer as right.
 """
 
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError, suggest
-from tstar.evaluation.base import Benchmark, item_cell, letter_lines, right_of_counted
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS, as_record, field, read_json, text_list
-from tstar.evaluation.items import FAILED, Item, ItemScore, Verdict
+from tstar.evaluation.items import FAILED, Item, ItemScore, MediaKind, MediaPlace, Verdict
+from tstar.evaluation.letters import letter_lines
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 
 
@@ -54,6 +59,8 @@ TASKS = {
 }
 FRAMES = "episodic_reasoning"
 FRAME_RATE = 3.0
+FOLDERS = ("", "video/")
+"""Of the benchmark's folder, those that hold the folders of :data:`TASKS`."""
 SYSTEM = (
     "Carefully watch the video and pay attention to the cause and sequence of events, the detail and movement of "
     "objects, and the action and pose of persons. Based on your observations, select the best option that accurately "
@@ -75,17 +82,16 @@ class MVBench(Benchmark):
     in_mean = "accuracy"
     breakdown = (("task", ""),)
     rule_names = ("official", "strict", "lmms-eval")
-    published = {"test": 4000}  # noqa: RUF012
+    published = {"test": whole("task", dict.fromkeys(TASKS, 200))}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Questions of one task file, of a folder of them (or its ``json`` folder), or of ``{task: list}``.
 
-        Items lie in the official order of the tasks. In a folder it is looked up which form of the media is there,
-        beside the annotations or in ``video``; without a folder they are taken to be whole videos.
+        Items lie in the official order of the tasks. Their media are whole videos, or else clips, or one of both in a folder
+        ``video``.
         """
-        root = annotations if isinstance(annotations, Path) and annotations.is_dir() else None
         if isinstance(annotations, Path):
-            paths = _task_files(annotations) if root else [annotations]
+            paths = _task_files(annotations) if annotations.is_dir() else [annotations]
             tables = {path.stem: (read_json(path), str(path)) for path in paths}
         else:
             tables = {
@@ -98,8 +104,7 @@ class MVBench(Benchmark):
                 raise DataError(f"{where}: no task of MVBench is called {task!r}{suggest(task, TASKS)}")
             if not isinstance(rows, Sequence) or isinstance(rows, str):
                 raise DataError(f"{where}: must be one list of questions, got {type(rows).__name__}")
-            folder, clipped = _media(task, root)
-            items += [_item(row, task, n, folder, clipped, f"{where}, row {n}") for n, row in enumerate(rows)]
+            items += [_item(row, task, n, f"{where}, row {n}") for n, row in enumerate(rows)]
         return items
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
@@ -182,34 +187,32 @@ def _task_files(folder: Path) -> list[Path]:
     raise DataError(f"{folder}: holds none of {', '.join(f'{task}.json' for task in TASKS)}, nor does its folder json/")
 
 
-def _media(task: str, root: Path | None) -> tuple[str, bool]:
-    """Folder of a task's media, and whether they are cut to the window already."""
-    whole, clips = TASKS[task].whole, TASKS[task].clips
-    for prefix in ("", "video/") if root else ():
-        for folder in (whole, clips):
-            if root and folder and (root / prefix / folder).is_dir():
-                return prefix + folder, folder == clips
-    return whole, False
-
-
-def _item(row: Any, task: str, number: int, folder: str, clipped: bool, where: str) -> Item:
+def _item(row: Any, task: str, number: int, where: str) -> Item:
     record = as_record(row, where)
     video, question = field(record, "video", str, where), field(record, "question", str, where)
     options, truth = text_list(record, "candidates", where), field(record, "answer", str, where)
     places = [index for index, option in enumerate(options) if option == truth]
     if not places:
         raise DataError(f"{where}: field 'answer' ({truth!r}) is none of its candidates ({', '.join(options)})")
-    window = None
-    if TASKS[task].windowed and not clipped:
-        window = float(field(record, "start", (int, float), where)), float(field(record, "end", (int, float), where))
-    frames = task == FRAMES and not clipped
+    place = TASKS[task]
+    window = _window(record, where) if place.windowed and {"start", "end"} & record.keys() else None
+    kind: MediaKind = "frames" if task == FRAMES else "video"
+    rate = FRAME_RATE if kind == "frames" else None
+    forms = [[MediaPlace(f"{folder}{place.whole}/{video}", kind, window, rate) for folder in FOLDERS]]
+    if place.clips:
+        clips = [MediaPlace(f"{folder}{place.clips}/{video}") for folder in FOLDERS]
+        # without a window it is not known what would be asked about of a whole video
+        forms = [clips] if place.windowed and window is None else [*forms, clips]
+    first, *elsewhere = itertools.chain.from_iterable(zip(*forms, strict=True))
     asked = f"Question: {question}\nOptions:\n{letter_lines(options, '({letter}) {text}')}"
     return Item(
         id=f"{task}:{number}",
-        media=f"{folder}/{video}",
-        media_kind="frames" if frames else "video",
-        window=window,
-        frame_rate=FRAME_RATE if frames else None,
+        media=first.media,
+        media_kind=first.media_kind,
+        window=first.window,
+        frame_rate=first.frame_rate,
+        elsewhere=tuple(elsewhere),
+        annotated_window=window,
         question=question,
         prompt=f"{asked.rstrip()}\n{INSTRUCTION}",
         system=SYSTEM,
@@ -218,5 +221,19 @@ def _item(row: Any, task: str, number: int, folder: str, clipped: bool, where: s
         answer=LETTERS[places[-1]],  # of equal candidates the official truth is the last
         truth=truth,
         categories={"task": task},
-        cluster=f"{folder}/{video}",
+        cluster=f"{place.whole}/{video}",
     )
+
+
+def _window(record: Mapping[str, Any], where: str) -> tuple[float, float]:
+    """Seconds from ``start`` to ``end``; DataError unless they are some of a video."""
+    given = [field(record, name, (int, float), where) for name in ("start", "end")]
+    for name, value, least in (("start", given[0], 0), ("end", given[1], given[0])):
+        try:
+            usable = math.isfinite(value) and (value > least if name == "end" else value >= least)
+        except OverflowError:
+            usable = False
+        if not usable:
+            wanted = "later than 'start'" if name == "end" else "0 or more"
+            raise DataError(f"{where}: field '{name}' must be a number of seconds, {wanted}, got {str(value)[:20]}")
+    return float(given[0]), float(given[1])

@@ -6,15 +6,25 @@ random where it finds none: such an answer counts as wrong here and in ``unparse
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import item_cell, letter_lines, right_of_counted
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
-from tstar.evaluation.files import LETTERS, as_record, field, identifier, media_folder, number_in, table_rows
+from tstar.evaluation.files import (
+    LETTERS,
+    as_record,
+    field,
+    identifier,
+    number_in,
+    table_rows,
+)
 from tstar.evaluation.harness_benchmark import HarnessBenchmark
-from tstar.evaluation.items import Item, ItemScore, Verdict
+from tstar.evaluation.items import Item, ItemScore, MediaPlace, Verdict
+from tstar.evaluation.letters import letter_lines
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 
 TABLES = ("test.csv", "test.jsonl")
@@ -31,6 +41,8 @@ KINDS = {
     "DO": "Other",
 }
 """What the official scorer calls each type; before and after are one."""
+TEST_COUNTS = {"CW": 3329, "CH": 1173, "TN": 1399, "TC": 1165, "TP": 93, "DO": 600, "DL": 483, "DC": 322}
+VAL_COUNTS = {"c": 2607, "t": 1612, "d": 777}
 FORMS = (("({})", "({})", "brackets"), ("{} ", " {} ", "space"), ("{}.", " {} ", "full stop"))
 """How a letter may be written, what its place is searched by if there are several, and the form's name. One at the end of
 a word ("NASA ") is a letter too, but has no place: any other comes after it."""
@@ -46,13 +58,15 @@ class NextQA(HarnessBenchmark):
     breakdown = (("group", "acc_"), ("kind", ""))
     category_names = {"c": "causal", "t": "temporal", "d": "descriptive"}  # noqa: RUF012
     counts = frozenset({"unparsed"})
-    published = {"test": 8564, "val": 4996}  # noqa: RUF012
+    published = {  # noqa: RUF012
+        "test": whole("type", TEST_COUNTS)._replace(clusters=1000),
+        "val": whole("group", VAL_COUNTS)._replace(clusters=570),
+    }
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of the official CSV file, of the same as JSON Lines or parquet, or of a folder that holds ``test``."""
-        videos = media_folder(annotations, ("NExTVideo", "videos"))
         rows, where = table_rows(annotations, TABLES, HUB_TABLES)
-        return [_item(row, videos, f"{where}, row {number}") for number, row in enumerate(rows)]
+        return [_item(row, f"{where}, row {number}") for number, row in enumerate(rows)]
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The last of the letters found in the clearest form that occurs, else of the options' texts."""
@@ -111,7 +125,7 @@ def _latest(letters: Sequence[str], positions: Sequence[int]) -> str:
     return letters[positions.index(max(positions))]
 
 
-def _item(row: Any, folder: str, where: str) -> Item:
+def _item(row: Any, where: str) -> Item:
     record = as_record(row, where)
     video = identifier(record, "video", where)
     options = tuple(field(record, f"a{number}", str, where).strip() for number in range(OPTIONS))
@@ -121,7 +135,8 @@ def _item(row: Any, folder: str, where: str) -> Item:
     question = field(record, "question", str, where).strip()
     return Item(
         id=f"{video}_{identifier(record, 'qid', where)}",
-        media=f"{folder}{video}.mp4",
+        media=f"{video}.mp4",
+        elsewhere=(MediaPlace(f"NExTVideo/{video}.mp4"), MediaPlace(f"videos/{video}.mp4")),
         question=question,
         prompt=f"{question}\n{letter_lines(options)}",
         options=options,

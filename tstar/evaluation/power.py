@@ -65,9 +65,10 @@ def needed_like(n: int, difference: float, error: float, *, power: float = POWER
         level: of the test, two-sided.
 
     Returns:
-        None where no difference was found.
+        None where no difference was found, or where it is the same however the questions are drawn: then nothing says how much
+        it varies.
     """
-    if not difference:
+    if not difference or not error:
         return None
     return max(1, math.ceil(n * (sum(_deviates(power, level)) * error / difference) ** 2))
 

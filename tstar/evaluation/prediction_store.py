@@ -2,7 +2,8 @@
 
 A killed run loses at most the line it was writing: a damaged line is skipped and counted, its item is asked again. An
 answer is found again only under the same question, checkpoint, mode and frames; the last line of such a key wins, but a
-failure never takes the place of an answer. Processes that ask together write a file each, and all read all.
+failure never takes the place of an answer. Processes that ask together write a file each, and all read all. Evaluations that
+run at the same time lose nothing of each other's: what came since a store was read stays when its file is written anew.
 """
 
 import hashlib
@@ -11,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.data.files import append_lines, sync_folder, write_whole
+from tstar.data.files import alone_in, append_lines, sync_folder, write_whole
 from tstar.errors import DataError
+from tstar.evaluation.base import Benchmark
 from tstar.evaluation.items import Item, Report
 
 MODE_LABELS = {
@@ -25,8 +27,10 @@ MODE_LABELS = {
 MODES = tuple(MODE_LABELS)
 """All frames; the same frames in a random order; one frame; the question without any."""
 BASELINES = MODES[1:]
+OF_FRAMES = ("shuffled", "single_frame")
+"""Modes that say nothing about single pictures."""
 KEY = ("id", "prompt_sha", "model", "mode", "frames")
-_VERDICT = ("response", "extracted", "how", "correct", "category")
+_VERDICT = ("response", "rules", "extracted", "how", "correct", "counted", "rating", "category")
 FIELDS = ("id", "prompt_sha", *_VERDICT, "frames", "visual_tokens", "seconds", "error", "model", "mode")
 
 
@@ -39,6 +43,11 @@ def prompt_sha(item: Item, prompt: str | None = None) -> str:
     """
     texts = json.dumps([item.system, item.prompt if prompt is None else prompt, item.prefill])
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def modes_of(benchmark: Benchmark, modes: Iterable[str]) -> list[str]:
+    """Those of ``modes`` that say something about a benchmark."""
+    return [mode for mode in modes if not (benchmark.pictures_only and mode in OF_FRAMES)]
 
 
 class PredictionStore:
@@ -62,10 +71,11 @@ class PredictionStore:
         """Lines that another one of the same key replaced."""
         self._rows: dict[str, dict[str, Any]] = {}
         self._of_item: dict[str, list[str]] = {}
-        for part in (self.path, *self._parts()):
-            for line in _read(part).split(b"\n"):
-                if line.strip():
-                    self._take(line)
+        # parts are read first: whoever joins them meanwhile writes the whole before they are gone
+        texts = [_read(path) for path in (*self._parts(), self.path)]
+        for line in b"\n".join((texts.pop(), *texts)).split(b"\n"):
+            if line.strip():
+                self._take(line)
 
     def get(self, item_id: str, *, prompt_sha: str, model: str, mode: str, frames: Any) -> dict[str, Any] | None:
         """The stored row of this question under these conditions, None if it was not asked yet.
@@ -90,7 +100,8 @@ class PredictionStore:
             assert all(name in row for name in KEY), f"a prediction needs {', '.join(KEY)}, got {', '.join(row)}"
             assert row["mode"] in MODES, f"mode must be one of {', '.join(MODES)}, got {row['mode']!r}"
         lines = [_line({name: row.get(name) for name in FIELDS} | dict(row)) for row in rows]
-        append_lines(self._own, b"".join(lines), durable=True)
+        with alone_in(self.path.parent):
+            append_lines(self._own, b"".join(lines), durable=True)
         for line in lines:
             self._take(line)
 
@@ -99,13 +110,23 @@ class PredictionStore:
         return [dict(row) for row in self._rows.values()]
 
     def rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the file, whole or not at all, and delete those of single processes, whose rows ``rows`` has to hold."""
-        parts = self._parts()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, b"".join(map(_line, rows)))
-        sync_folder(self.path.parent)
-        for part in parts:
-            part.unlink(missing_ok=True)
+        """Replace the file, whole or not at all, and delete those of single processes.
+
+        Args:
+            rows: what stays of the rows that this store knows. Those that others wrote since stay too.
+        """
+        with alone_in(self.path.parent):
+            parts, now = self._parts(), PredictionStore(self.path)
+            kept = {row_key(row): row for row in rows}
+            for key, row in now._rows.items():
+                if self._rows.get(key) != row and (
+                    key not in kept or (kept[key].get("error") and not row.get("error"))
+                ):
+                    kept[key] = row
+            write_whole(self.path, b"".join(map(_line, kept.values())))
+            sync_folder(self.path.parent)
+            for part in parts:
+                part.unlink(missing_ok=True)
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
@@ -114,7 +135,7 @@ class PredictionStore:
         try:
             row = json.loads(line)
             key, item_id = row_key(row), str(row["id"])
-        except (ValueError, TypeError, KeyError):  # cut mid-line or mid-character, or not a row at all
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut mid-line or mid-character, or not a row at all
             self.damaged += 1
             return
         before = self._rows.get(key)
@@ -128,18 +149,22 @@ class PredictionStore:
 
 
 def with_verdicts(report: Report, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """``rows`` with the verdicts of ``report`` filled in.
+    """``rows`` with the verdicts of ``report`` filled in, and by whose rules they are.
 
-    A verdict belongs to an item and a response, so rows whose response is another one (of another mode or checkpoint)
-    stay as they are: the reports of all modes can be filled in one after the other.
+    A verdict belongs to an item and a response; rows whose response is another one stay as they are.
+
+    Args:
+        report: of answers to the questions as they are asked now.
+        rows: that the report was made of. Those of other prompts, modes or frames have verdicts of their own.
     """
     verdicts = {(item.id, item.response): item for item in report.items}
     done = []
     for row in rows:
         filled, item = dict(row), verdicts.get((row["id"], row["response"]))
         if item is not None:
-            correct = bool(item.correct)
-            filled |= {"extracted": item.extracted, "how": item.how, "correct": correct, "category": item.categories}
+            told = ("extracted", "how", "correct", "counted", "rating")
+            filled |= {name: getattr(item, name) for name in told}
+            filled |= {"rules": report.rules, "category": item.categories}
         done.append(filled)
     return done
 

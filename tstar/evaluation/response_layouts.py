@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.files import LETTERS, as_record, field, lettered_columns
+from tstar.evaluation.files import LETTERS, as_record, field
 from tstar.evaluation.items import Item
 from tstar.evaluation.responses import ResponseLine, ResponseSet, cell_text
 
@@ -104,7 +104,7 @@ def _vlmevalkit_row(row: Mapping[str, Any], place: str) -> LoggedAnswer:
     text, index = cell_text(row["prediction"]), cell_text(row.get("index")) or ""
     if not index.isdecimal():
         raise DataError(f"{place}: field 'index' must be a whole number from 0, got {index!r}")
-    options: Sequence[Any] = lettered_columns({letter: cell_text(row.get(letter)) for letter in LETTERS})
+    options: Sequence[Any] = list(itertools.takewhile(bool, (cell_text(row.get(letter)) for letter in LETTERS)))
     for name in OPTION_LISTS if not options else ():
         options = options or _listed(row, name, place)
     return LoggedAnswer(

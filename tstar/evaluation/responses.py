@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.files import SEPARATORS, as_record, field, read_table
+from tstar.evaluation.files import SEPARATORS, as_record, field, identifier, read_table
 
 XLSX = ".xlsx"
 PLAIN = ("id", "response")
@@ -120,7 +120,7 @@ def plain_responses(data: Any, where: str) -> ResponseSet:
     lines = []
     for number, row in _one_run(rows, where):
         place = f"{where}, row {number}"
-        item_id = field(row, "id", str, place)
+        item_id = identifier(row, "id", place)
         response = _text(field(row, "response", (str, type(None)), place), place)
         lines.append(ResponseLine(item_id, None if row.get("error") else response))
     return ResponseSet(lines)

@@ -1,8 +1,9 @@
 """A model's answers to a suite: every video compressed once, all its questions asked of the same visual tokens.
 
 The answers of a batch are stored and synced together the moment they exist, so that an interrupted evaluation goes on where it
-stopped, with the batches that an uninterrupted one has. A video that cannot be decoded gives failed items (response null), never
-a text that could be scored. Letters: M frames of a clip, S side of the encoder's square, T visual tokens, D their width.
+stopped, with the batches that an uninterrupted one has. A video that cannot be decoded, or whose subtitles cannot be read, gives
+failed items (response null), never a text that could be scored. Letters: M frames of a clip, S side of the encoder's square,
+T visual tokens, D their width.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from tstar.evaluation import Item, Report
 from tstar.evaluation.answering import Answerer, Prompt
 from tstar.evaluation.clips import Decoders, Look, Pixels
 from tstar.evaluation.media import media_key
-from tstar.evaluation.prediction_store import PredictionStore, prompt_sha, row_key, with_verdicts
+from tstar.evaluation.prediction_store import PredictionStore, modes_of, prompt_sha, row_key, with_verdicts
 from tstar.evaluation.settings import EvaluationConfig
 from tstar.evaluation.suites import Batches, Clip, Suite, open_suite, share
 from tstar.stages import Stage
@@ -45,6 +46,8 @@ class _Seen:
     frames: int = 0
     """M."""
     timestamps: tuple[float, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+    """What is to be asked, by the ids of the questions."""
     seconds: dict[str, float] = field(default_factory=dict)
     failed: bool = False
 
@@ -61,6 +64,7 @@ class SuiteRunner:
         process: number of this process among those that ask together, each its share.
         processes: how many there are.
         decoders: decode the videos; by default ones of its own, which end with it.
+        precision: the trainer's, see :class:`~tstar.evaluation.answering.Answerer`.
     """
 
     def __init__(
@@ -74,24 +78,33 @@ class SuiteRunner:
         process: int = 0,
         processes: int = 1,
         decoders: Decoders | None = None,
+        precision: str = "32-true",
     ) -> None:
         self.stage, self.config, self.predictions, self.model = stage, config, predictions, model
         self.progress = progress or (lambda what, done, total: None)
         self.process, self.processes = process, processes
-        self.answerer = Answerer(stage)
+        self.answerer = Answerer(stage, precision)
         self.decoders = decoders or Decoders(config.decoding_workers(processes), config.time_limit)
         self._suites: dict[tuple[str, int | None], Suite] = {}
 
     def suite(self, name: str, limit: int | None = None) -> Suite:
-        """Questions and media of a suite, looked up once; errors as :func:`tstar.evaluation.suites.open_suite`."""
+        """Questions and media of a suite, looked up once; errors as :func:`tstar.evaluation.suites.open_suite`.
+
+        Media that are missing are listed in ``missing/<suite>.txt`` beside the predictions.
+        """
         if (name, limit) not in self._suites:
-            self._suites[name, limit] = open_suite(name, self.config, limit)
+            listing = self.predictions.parent / "missing" / f"{name}.txt"
+            self._suites[name, limit] = open_suite(name, self.config, limit, listing)
         return self._suites[name, limit]
 
     def modes(self, name: str, limit: int | None = None) -> list[str]:
-        """Which of the modes that are to be measured say something about a suite: single pictures have no order of frames."""
-        senseless = ("shuffled", "single_frame") if self.suite(name, limit).pictures_only else ()
-        return [mode for mode in self.config.modes if mode not in senseless]
+        """Which of the modes that are to be measured say something about a suite."""
+        return modes_of(self.suite(name, limit).benchmark, self.config.modes)
+
+    def begun(self, name: str, mode: str, limit: int | None = None) -> bool:
+        """Whether answers of this model to a suite are stored already, on the same frames."""
+        asking = _Asking(self, self.suite(name, limit), mode)
+        return any(asking.is_own(row) and not row["error"] for row in asking.store.rows())
 
     def run(self, name: str, mode: str, limit: int | None = None) -> Report:
         """Answer what is not answered yet of suite ``name`` in ``mode``, then score all of it."""
@@ -133,7 +146,7 @@ class SuiteRunner:
         report = replace(report, reasons=failed | absent)
         own = {row_key(row) for row in rows.values()}
         others = [row for row in store.rows() if row_key(row) not in own and not (row["error"] and asking.is_own(row))]
-        store.rewrite(with_verdicts(report, [*others, *rows.values()]))
+        store.rewrite([*others, *with_verdicts(report, rows.values())])
         if self.processes > 1:
             self.progress(f"{name}, {mode}", len(suite.asked), len(suite.asked))
         return report
@@ -193,11 +206,7 @@ class _Asking:
     def stored(self, item: Item) -> dict[str, Any] | None:
         """The row of an item under these conditions, whatever it says."""
         alike = [row for row in self.store.of_item(item.id) if self.is_own(row)]
-        found = [
-            row
-            for row in alike
-            if row["prompt_sha"] == prompt_sha(item, self._prompt(item, row.get("timestamps") or ()))
-        ]
+        found = [row for row in alike if row["prompt_sha"] == self._sha(item, row.get("timestamps") or ())]
         return next((row for row in found if not row["error"]), found[-1] if found else None)
 
     def is_own(self, row: dict[str, Any]) -> bool:
@@ -219,8 +228,15 @@ class _Asking:
     def _prompt(self, item: Item, timestamps: Sequence[float]) -> str:
         return self.suite.benchmark.prompt_for(item, self.suite.place.media, timestamps)
 
+    def _sha(self, item: Item, timestamps: Sequence[float]) -> str | None:
+        """Hash of what is asked, None where that cannot be made any more."""
+        try:
+            return prompt_sha(item, self._prompt(item, timestamps))
+        except DataError:
+            return None
+
     def _decoded(self, clips: Sequence[_Seen]) -> Iterator[_Seen]:
-        """The clips in their order, with pixels where a question is left; those that cannot be decoded are stored as failed."""
+        """The clips in their order, with pixels and prompts where a question is left; what cannot be had is stored as failed."""
         media = self.suite.media
         wanted = (seen.clip.wanted(media[media_key(seen.clip.items[0])]) for seen in clips if seen.unanswered)
         nothing = Pixels(np.empty((0, self.look.side, self.look.side, 3), dtype=np.uint8), (), 0.0)
@@ -229,14 +245,18 @@ class _Asking:
         for seen in clips:
             if seen.unanswered:
                 found = next(decoded)
-                if isinstance(found, DataError):
-                    seen.failed = True
-                    self._store_failed(seen, str(found))
-                else:
+                try:
+                    if isinstance(found, DataError):
+                        raise found
                     self._take_in(seen, found)
+                except DataError as error:
+                    seen.failed = True
+                    self._store_failed(seen, str(error))
             yield seen
 
     def _take_in(self, seen: _Seen, pixels: Pixels) -> None:
+        left = [item for item in seen.clip.items if item.id in seen.unanswered]
+        seen.prompts = {item.id: self._prompt(item, pixels.timestamps) for item in left}
         seen.pixels, seen.frames, seen.timestamps = pixels, len(pixels.frames), pixels.timestamps
         seen.seconds = {"decode": pixels.seconds}
         if seen.frames > ENCODED_TOGETHER // 2:  # no other fits beside it, and its visual tokens take less memory
@@ -264,12 +284,12 @@ class _Asking:
                 self._generate(left)
             asked += len(left)
         for seen in batch:
-            seen.visual = None
+            seen.visual, seen.prompts = None, {}
         return asked
 
     def _generate(self, questions: Sequence[tuple[_Seen, Item]]) -> None:
         begun = time.perf_counter()
-        prompts = [self._prompt(item, seen.timestamps) for seen, item in questions]
+        prompts = [seen.prompts[item.id] for seen, item in questions]
         visual = [seen.visual for seen, _ in questions if seen.visual is not None]
         asked = [Prompt(p, item.system, item.prefill) for (_, item), p in zip(questions, prompts, strict=True)]
         answers = self.runner.answerer.ask(asked, visual, max_new_tokens=self.tokens)

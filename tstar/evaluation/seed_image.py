@@ -6,15 +6,18 @@ papers report generated letters, read by lmms-eval's rule, which is the official
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import item_cell, letter_lines, right_of_counted
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import as_record, field, identifier, letter_of, number_in, table_rows
 from tstar.evaluation.harness_benchmark import HarnessBenchmark
 from tstar.evaluation.items import Item, ItemScore, Verdict
+from tstar.evaluation.letters import INSTRUCTION, letter_lines
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import Split
 from tstar.evaluation.statistics import Cell
 
 TABLES = ("SEED-Bench.json", "SEED-Bench.jsonl", "test.jsonl")
@@ -31,7 +34,6 @@ TYPES = (
 )
 """Kinds of questions about pictures, ``question_type_id`` 1 to 9."""
 IMAGE, VIDEO = "image", "video"
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
 class SeedImage(HarnessBenchmark):
@@ -41,10 +43,11 @@ class SeedImage(HarnessBenchmark):
     main_values = ("accuracy",)
     columns = ("accuracy",)
     in_mean = "accuracy"
+    pictures_only = True
     breakdown = (("question type", ""),)
-    published = {"image": 14232, "image, hub copy": 14233}  # noqa: RUF012
+    published = {"image": Split(14232), "image, hub copy": Split(14233)}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Questions of the official file, of the same as JSON Lines or parquet, or of a folder that holds one."""
         rows, where = table_rows(annotations, TABLES, within="questions")
         found = (_item(row, f"{where}, row {number}") for number, row in enumerate(rows))

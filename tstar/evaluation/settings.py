@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tstar.data.aside import MOST_SECONDS
 from tstar.data.decoding import DECODERS
 from tstar.data.frame_sampling import FrameChoice, FrameSampling, SegmentMiddles
 from tstar.errors import ConfigError, suggest
@@ -47,7 +48,7 @@ class EvaluationConfig:
     """uniform: evenly from the start, by fps and max_frames; segments: always max_frames, the middles of equal parts, as MVBench's
     authors take them."""
     decoder: str = "auto"
-    """auto, decord or pyav."""
+    """auto, decord, pyav or torchcodec."""
     max_new_tokens: int | None = None
     """Longest answer; default the benchmark's own, else 16."""
     batch_size: int = 16
@@ -81,8 +82,10 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"evaluation.{name} must be at least {least}, got {value}")
-        if not self.time_limit > 0:
-            raise ConfigError(f"evaluation.time_limit must be above 0 seconds, got {self.time_limit}")
+        if not 0 < self.time_limit <= MOST_SECONDS:
+            raise ConfigError(
+                f"evaluation.time_limit must be above 0 and at most {MOST_SECONDS:,} seconds, got {self.time_limit}"
+            )
         for name, known in (
             ("decoder", ("auto", *DECODERS)),
             ("missing_media", MISSING_MEDIA),
@@ -126,7 +129,7 @@ class EvaluationConfig:
         return self.max_new_tokens or benchmark.max_new_tokens or ANSWER_TOKENS
 
     def decoding_workers(self, processes: int = 1) -> int:
-        """Processes that decode ahead for each of the ``processes`` of this machine that ask."""
+        """Processes that decode ahead for each of the ``processes`` that ask, all of them taken to share this machine's cores."""
         if self.workers is not None:
             return self.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

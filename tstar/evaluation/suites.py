@@ -2,8 +2,10 @@
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
+from tstar.data.files import write_whole
 from tstar.errors import DataError
 from tstar.evaluation import Benchmark, Item, get_benchmark
 from tstar.evaluation.clips import Wanted
@@ -46,34 +48,36 @@ class Suite:
         missing = {item.id for item in self.missing}
         return [item for item in self.items if item.id not in missing]
 
-    @property
-    def pictures_only(self) -> bool:
-        """Whether there is nothing but single pictures: they have no order, and no middle one."""
-        return all(item.media_kind == "image" for item in self.items)
 
-
-def open_suite(name: str, config: EvaluationConfig, limit: int | None = None) -> Suite:
+def open_suite(name: str, config: EvaluationConfig, limit: int | None = None, listing: Path | None = None) -> Suite:
     """Read a suite's questions and find their media.
 
     Args:
         name: of the suite.
         config: where it lies, and what is done where media are missing.
         limit: at most about so many questions.
+        listing: text file that media are listed in, one a line, where some are missing.
 
     Raises:
-        DataError: annotations are not there or not as published, or media are missing that must not be.
+        DataError: annotations are not there or not as published, or media or all subtitles are missing that must not be.
     """
     benchmark, place = get_benchmark(name), config.place(name)
     if not place.annotations.exists():
         raise DataError(
             f"no suite in {place.annotations} (evaluation.benchmarks.{name}); `tstar miniature` makes the miniature's"
         )
-    items = subset(benchmark.load(place.annotations), limit)
+    questions = benchmark.load(place.annotations, place.media)
+    if lacking := benchmark.lacks(questions, place.media):
+        raise DataError(f"{name}: {lacking}")
+    items = subset(questions, limit)
     found = SuiteMedia(place.media).find_all(items)
     media = {key: medium for key, medium in found.items() if medium is not None}
     missing = [item for item in items if media_key(item) not in media]
+    if missing and listing:
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(listing, "".join(f"{path}\n" for path in dict.fromkeys(i.media for i in missing)).encode())
     if missing and config.missing_media == "stop":
-        raise DataError(missing_media(name, place.media, items, missing))
+        raise DataError(missing_media(name, place.media, items, missing, listing))
     return Suite(benchmark, place, items, missing, media)
 
 

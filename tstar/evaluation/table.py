@@ -5,14 +5,14 @@ something about time only beside what the frames give in a random order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tstar.errors import ConfigError, suggest
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.contrasts import Part, baseline_differences, in_suite_mean
-from tstar.evaluation.items import FAILED, MISSING, Report
-from tstar.evaluation.prediction_store import BASELINES, MODE_LABELS, MODES
+from tstar.evaluation.items import FAILED, MISSING, UNJUDGED, Report
+from tstar.evaluation.prediction_store import BASELINES, MODE_LABELS, MODES, OF_FRAMES, modes_of
 from tstar.evaluation.statistics import HIGHEST_RATING, LEVEL, aggregate
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonT
     """Table of ``{suite: {mode: report}}``, suites in the order given; modes as in :data:`MODES`.
 
     The mean weighs suites equally, takes VNBench's ``independent``, and is left out of a row that lacks a suite. Judges' marks
-    are no share of questions and not in it.
+    are no share of questions and not in it, nor are suites whose answers wait for a judge; rows about the frames of a video have
+    no suites of single pictures in it. Where questions were never asked, a row of its own has the model's values without them.
 
     Raises:
         ConfigError: no suites, an unknown suite or mode, or more than one judge.
@@ -106,15 +107,25 @@ def comparison_table(reports: Mapping[str, Mapping[str, Report]]) -> ComparisonT
     _check(reports)
     columns = table_columns(reports)
     rows = []
-    for mode in ROW_LABELS:
-        entries = {(suite, value): _entry(reports[suite], mode, value) for suite, value in columns}
+    for label, (mode, found) in _rows_of(reports).items():
+        entries = {(suite, value): _entry(found[suite], mode, value) for suite, value in columns}
         if all(entry.value is None for entry in entries.values()):
             continue
-        means = [entries[suite, get_benchmark(suite).in_mean].value for suite in reports if in_suite_mean(suite)]
-        measured = [value for value in means if value is not None]
-        mean = Entry(sum(measured) / len(measured)) if measured and len(measured) == len(means) else Entry(None)
-        rows.append((ROW_LABELS[mode], (*entries.values(), mean)))
+        suites = [suite for suite in _averaged(reports) if mode not in OF_FRAMES or _has(suite, mode)]
+        values = [entries[suite, get_benchmark(suite).in_mean].value for suite in suites]
+        there = [value for value in values if value is not None]
+        mean = Entry(sum(there) / len(there)) if there and len(there) == len(values) else Entry(None)
+        rows.append((label, (*entries.values(), mean)))
     return ComparisonTable(_title(reports), (*columns.values(), "mean"), tuple(rows), _notes(reports))
+
+
+def waiting_for_judge(report: Report) -> str:
+    """What has to be done for numbers of a report that is unmeasured."""
+    name = report.benchmark
+    return (
+        f"{name}: {report.counts[UNJUDGED]} answers wait for a judge: tstar score {name} --annotations PATH --responses "
+        f"predictions/{name}/full.jsonl --judge-url URL --judge-model NAME --out REPORT.json"
+    )
 
 
 def table_columns(suites: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -129,7 +140,7 @@ def table_columns(suites: Iterable[str]) -> dict[tuple[str, str], str]:
 
 
 def not_answered(reports: Mapping[str, Mapping[str, Report]]) -> dict[str, dict[str, str]]:
-    """Why questions have no answer, by suite and question: their video cannot be decoded, or is not there.
+    """Why questions have no answer or no judgement, by suite and question: their video cannot be decoded, or is not there.
 
     Where a question failed in a baseline only, that is said.
     """
@@ -154,12 +165,15 @@ def by_reason(unanswered: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def not_answered_lines(reports: Mapping[str, Mapping[str, Report]]) -> list[str]:
-    """A line a suite that has unanswered questions: how many failed, and how many were never asked."""
+    """A line a suite that has unanswered questions: how many failed, were never asked, or have no judgement."""
     lines = []
     for suite in not_answered(reports):
         lead = _leading(reports[suite])
         told = [f"{len(lead.named(how))} {words}" for how, words in _UNANSWERED.items() if lead.named(how)]
-        told = told or ["some failed in a baseline only"]
+        if not told:  # one that a rule decides without the judge is not unjudged
+            told = [
+                f"{len(lead.reasons)} have no answer of the judge" if lead.reasons else "some failed in a baseline only"
+            ]
         lines.append(f"{suite}: of {lead.counts['n']} questions {' and '.join(told)}")
     return lines
 
@@ -167,6 +181,7 @@ def not_answered_lines(reports: Mapping[str, Mapping[str, Report]]) -> list[str]
 _UNANSWERED = {
     FAILED: "failed, for their media cannot be read",
     MISSING: "were never asked, for their media are missing",
+    UNJUDGED: "have no judgement",
 }
 
 
@@ -199,11 +214,43 @@ def _entry(by_mode: Mapping[str, Report], mode: str, value: str) -> Entry:
     lead = _leading(by_mode)
     scale, digits = (1, 2) if value in get_benchmark(lead.benchmark).ratings else (100, 1)
     found = lead.chance if mode == "chance" else by_mode[mode].aggregate if mode in by_mode else {}
-    if value not in found:
+    if value not in found or (by_mode.get(mode) or lead).unmeasured:
         return Entry(None)
     interval = by_mode[mode].intervals.get(value) if mode == "full" else None
     ends = (scale * interval[0], scale * interval[1]) if interval else None
     return Entry(scale * found[value], ends, digits)
+
+
+def _averaged(reports: Mapping[str, Mapping[str, Report]]) -> list[str]:
+    """Suites that enter means."""
+    return [suite for suite, modes in reports.items() if in_suite_mean(suite) and not _leading(modes).unmeasured]
+
+
+def _has(suite: str, mode: str) -> bool:
+    return bool(modes_of(get_benchmark(suite), [mode]))
+
+
+def _rows_of(
+    reports: Mapping[str, Mapping[str, Report]],
+) -> dict[str, tuple[str, Mapping[str, Mapping[str, Report]]]]:
+    """What a row is about and taken from, by its label."""
+    rows = {label: (mode, reports) for mode, label in ROW_LABELS.items()}
+    full = {suite: by_mode["full"] for suite, by_mode in reports.items() if "full" in by_mode}
+    if any(0 < len(report.named(MISSING)) < len(report.items) for report in full.values()):
+        asked = {suite: {"full": _of_asked(full[suite])} if suite in full else by for suite, by in reports.items()}
+        rows[f"{ROW_LABELS['full']}, of what was asked"] = "full", asked
+    return rows
+
+
+def _of_asked(report: Report) -> Report:
+    """Its values over the questions that were asked."""
+    items = tuple(item for item in report.items if item.how != MISSING)
+    if not items or len(items) == len(report.items):
+        return report
+    benchmark = get_benchmark(report.benchmark)
+    cells = benchmark.cells(items)
+    values = {name: aggregate(cells[name]) for name in benchmark.columns if name in cells}
+    return replace(report, items=items, aggregate=values, intervals={})
 
 
 def _leading(by_mode: Mapping[str, Report]) -> Report:
@@ -232,24 +279,32 @@ def _notes(reports: Mapping[str, Mapping[str, Report]]) -> tuple[str, ...]:
         everything = lead.aggregate.get("accuracy_all")
         if everything is not None and everything != lead.aggregate["accuracy"]:
             note += f"; accuracy is of the answered, of all questions it is {100 * everything:.1f}"
-        notes.append("; ".join([note, *_other_rules(lead)]))
+        notes.append("; ".join([note, *([] if lead.unmeasured else _other_rules(lead))]))
+        notes += [f"{waiting_for_judge(lead)}; they are in no mean"] if lead.unmeasured else []
         notes += _unanswered_notes(suite, by_mode)
     notes.append(
         f"brackets: {LEVEL:.0%} interval, bootstrap over clusters (videos; VNBench: the four tries of a question), Wilson's where "
         "all are alike"
     )
     notes += mean_notes(reports)
+    pictures = [suite for suite in _averaged(reports) if get_benchmark(suite).pictures_only]
+    rows = [ROW_LABELS[mode] for mode in OF_FRAMES if any(mode in by_mode for by_mode in reports.values())]
+    if pictures and rows:
+        notes.append(
+            f"mean of {' and '.join(rows)}: without {', '.join(pictures)}, whose questions are about single pictures"
+        )
     found = baseline_differences(reports)
     for mode in BASELINES:
         if mode in found and "mean" in found[mode]:
             gain, (low, high) = found[mode]["mean"].difference, found[mode]["mean"].interval
             told = f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points"
-            notes.append(f"{MODE_LABELS['full']} minus {MODE_LABELS[mode]}: {told}, mean over suites, paired")
+            less = f" without {', '.join(pictures)}" if pictures and mode in OF_FRAMES else ""
+            notes.append(f"{MODE_LABELS['full']} minus {MODE_LABELS[mode]}: {told}, mean over suites{less}, paired")
     return tuple(notes)
 
 
 def _unanswered_notes(suite: str, by_mode: Mapping[str, Report]) -> list[str]:
-    """What has no answer and why, in a few words, and what the score is without what was never asked."""
+    """What has no answer and why, in a few words."""
     unanswered = not_answered({suite: by_mode}).get(suite)
     if not unanswered:
         return []
@@ -260,15 +315,7 @@ def _unanswered_notes(suite: str, by_mode: Mapping[str, Report]) -> list[str]:
         for reason, ids in list(reasons.items())[:NAMED]
     ]
     more = f"; and {len(reasons) - NAMED} more reasons" if len(reasons) > NAMED else ""
-    notes = [f"{line}: {'; '.join(told)}{more}"]
-    lead = _leading(by_mode)
-    asked = [item for item in lead.items if item.how != MISSING]
-    if asked and len(asked) < len(lead.items):
-        benchmark = get_benchmark(suite)
-        cells, shares = benchmark.cells(asked), [name for name in benchmark.columns if name not in benchmark.ratings]
-        alone = ", ".join(f"{name} {100 * aggregate(cells[name]):.1f}" for name in shares)
-        notes.append(f"{suite}: of the {len(asked)} questions that were asked: {alone}")
-    return notes
+    return [f"{line}: {'; '.join(told)}{more}"]
 
 
 def mean_notes(suites: Iterable[str]) -> list[str]:

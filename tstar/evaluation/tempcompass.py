@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import Benchmark, item_cell
-from tstar.evaluation.extraction import UNPARSED
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell
+from tstar.evaluation.extraction import UNPARSED, normalise
 from tstar.evaluation.files import LETTERS, as_record, field, read_json
 from tstar.evaluation.items import FAILED, MISSING, UNJUDGED, Item, ItemScore, Verdict
 from tstar.evaluation.judging import JudgeRequest
+from tstar.evaluation.letters import NO_OPTION
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import Split, whole
 from tstar.evaluation.statistics import Cell
 from tstar.evaluation.tempcompass_tasks import (
     CAPTION_MATCHING,
@@ -41,9 +44,20 @@ INSTRUCTION = "Please directly give the best option:"
 INSTRUCTIONS = {MULTI_CHOICE: INSTRUCTION, YES_NO: "Please answer yes or no:", CAPTION_MATCHING: INSTRUCTION}
 META = "meta_info.json"
 END = "</s>"
-NO_OPTION = "@"
-"""Letter of an answer that is none of its options."""
-COUNTS = {MULTI_CHOICE: 1580, YES_NO: 2453, CAPTION_MATCHING: 1503, CAPTIONING: 2004}
+COUNTS = {
+    MULTI_CHOICE: (338, 335, 317, 302, 288),
+    YES_NO: (592, 494, 537, 382, 448),
+    CAPTION_MATCHING: (297, 327, 291, 300, 288),
+    CAPTIONING: (396, 436, 388, 400, 384),
+}
+"""Published questions on each of the :data:`ASPECTS`."""
+_TASK_COUNTS = {task: sum(counts) for task, counts in COUNTS.items()}
+SPLITS = {
+    task: Split(
+        _TASK_COUNTS[task], {"task": {task: _TASK_COUNTS[task]}, "aspect": dict(zip(ASPECTS, counts, strict=True))}
+    )
+    for task, counts in COUNTS.items()
+} | {"all tasks": whole("task", _TASK_COUNTS)}
 
 
 class TempCompass(Benchmark):
@@ -58,9 +72,9 @@ class TempCompass(Benchmark):
     in_mean = f"{MULTI_CHOICE}/avg"
     breakdown = (("aspect", f"{MULTI_CHOICE}/"),)
     rule_names = ("official", "strict", "lmms-eval")
-    published = COUNTS | {"all tasks": sum(COUNTS.values())}
+    published = SPLITS
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Items of a task's file, of the folder that the files lie in (or its ``questions``), or of parsed content.
 
         Parsed content is one file's, or a mapping from tasks to theirs; the task of a file of another name, or of content
@@ -301,14 +315,19 @@ def _choices(question: str, truth: str, where: str) -> tuple[tuple[str, ...], st
     letters = LETTERS[: len(options)]
     if not re.match(rf"[{letters}](?:[.):]|$)", truth):
         raise DataError(f"{where}: field 'answer' must start with a letter of {letters} and a full stop, got {truth!r}")
+    text = truth[1:].lstrip(".):").strip()
+    if text and normalise(text) != normalise(options[LETTERS.index(truth[0])]):
+        raise DataError(
+            f"{where}: field 'answer' ({truth!r}) is not option {truth[0]} ({options[LETTERS.index(truth[0])]!r})"
+        )
     return tuple(options), truth[0]
 
 
 def _yes_or_no(question: str, truth: str, where: str) -> tuple[tuple[str, ...], str]:
     options = ("yes", "no")
-    if truth.lower() not in options:
-        raise DataError(f"{where}: field 'answer' must be yes or no, got {truth!r}")
-    return options, truth.lower()
+    if truth not in options:  # the official rule never takes another spelling for right
+        raise DataError(f"{where}: field 'answer' must be yes or no, in small letters, got {truth!r}")
+    return options, truth
 
 
 def _captions(question: str, truth: str, where: str) -> tuple[tuple[str, ...], str]:

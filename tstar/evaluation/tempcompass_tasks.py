@@ -197,5 +197,6 @@ def _labels_as_letters(text: str, labels: list[str]) -> str:
     text = re.sub(word, lambda found: f"option {letters[found[1]]}", text)
     if not all(label.isdecimal() for label in labels):
         return text
-    number = rf"(\A\W*|\((?=\d+\))|\b(?i:answer\s+is|answer\s*:|option\s*:)\s*\W*)({one})(?!\w)"
+    behind = r"\((?=\d+\))|\b(?i:answer\s+is|answer\s*:|option\s*:)\s*\W*|(?<=\d)(?:\s*[,/&]\s*|\s+(?:or|and)\s+)"
+    number = rf"(?m)(^[^\w\n]*|{behind})({one})(?!\w)"
     return re.sub(number, lambda found: found[1] + letters[found[2]], text)

@@ -13,12 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import Benchmark, item_cell, right_of_counted
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
-from tstar.evaluation.files import LETTERS, as_record, field, letter_of, table_rows, text_list
-from tstar.evaluation.harness_rules import extract_mcq_answer
+from tstar.evaluation.files import LETTERS, as_record, field, letter_of, media_root, table_rows, text_list
+from tstar.evaluation.harness_rules import mcq_verdict
 from tstar.evaluation.items import FAILED, MISSING, Item, ItemScore, Verdict
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell
 from tstar.evaluation.subtitles import read_subtitles, shown_at
 
@@ -60,15 +62,15 @@ class VideoMME(Benchmark):
     uncounted = frozenset({FAILED, MISSING, UNPARSED})
     rule_names = ("official", "strict", "lmms-eval")
     counts = frozenset({"answered"})
-    published = {"test": 2700}  # noqa: RUF012
+    published = {"test": whole("duration", dict.fromkeys(DURATIONS, 900))._replace(clusters=900)}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` table; of a folder ``test.jsonl`` or else parquet.
 
         Videos are looked for below the folder, or that of the table.
         """
         rows, where = table_rows(annotations, ("test.jsonl",))
-        folder = _folder_of(annotations)
+        folder = media_root(annotations, media)
         return [_item(row, folder, f"{where}, row {number}") for number, row in enumerate(rows)]
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
@@ -83,8 +85,7 @@ class VideoMME(Benchmark):
 
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The harness's reader of letters; an unread answer is wrong."""
-        letter = extract_mcq_answer(line.response or "", "ABCD")
-        return Verdict(letter or None, "harness" if letter else UNPARSED, letter == item.answer)
+        return mcq_verdict(item, line.response or "")
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """One stratum everywhere: all these accuracies are over questions."""
@@ -103,6 +104,7 @@ class VideoMME(Benchmark):
         """The official list of videos with their ``questions``; videos flagged ``missing`` are left out."""
         if not isinstance(data, Sequence) or not data or not isinstance(data[0], Mapping) or "questions" not in data[0]:
             return None
+        truths = {item.id: item.answer for item in items}
         lines = []
         for number, video in enumerate(data):
             place = f"{where}, video {number}"
@@ -113,24 +115,35 @@ class VideoMME(Benchmark):
             for row in questions:
                 question = as_record(row, f"{place}, question")
                 question_id = field(question, "question_id", str, f"{place}, question")
+                spot = f"{place}, question {question_id}"
+                if (said := question.get("answer")) is not None and said != truths.get(question_id, said):
+                    raise DataError(f"{spot}: 'answer' is {said!r} but the annotations say {truths[question_id]}")
                 if "response" in question:
-                    text = field(question, "response", (str, type(None)), f"{place}, question {question_id}")
-                    lines.append(ResponseLine(question_id, text))
+                    lines.append(ResponseLine(question_id, field(question, "response", (str, type(None)), spot)))
         return ResponseSet(lines)
 
 
 class VideoMMESubtitles(VideoMME):
-    """Video-MME with subtitles, of the videos that have a file of them beside the table or in the folder of it."""
+    """Video-MME with subtitles, of the videos that have a file of them in the folder of the media."""
 
-    def read(self, annotations: Any) -> list[Item]:
-        """As without, with the path of the subtitles where there are any."""
-        folder = _folder_of(annotations)
-        items = super().read(annotations)
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
+        """As without, with the path of the subtitles where there are any; see :meth:`lacks`."""
+        folder = media_root(annotations, media)
+        items = super().read(annotations, media)
         return [replace(i, subtitles=_there(folder, [f"subtitle/{PurePosixPath(i.media).stem}.srt"])) for i in items]
+
+    def lacks(self, items: Sequence[Item], folder: Path) -> str:
+        """Without a single file of subtitles these would be the questions of the benchmark without."""
+        if any(item.subtitles for item in items):
+            return ""
+        return (
+            f"no video has subtitles: subtitle/<videoID>.srt is looked for below {folder}, in no tar; name the folder in "
+            f"evaluation.benchmarks.{self.name}.media, or ask without subtitles (videomme)"
+        )
 
     def prompt_for(self, item: Item, folder: Path, timestamps: Sequence[float]) -> str:
         """The item's prompt, with the subtitles that are shown together with the frames."""
-        if not item.subtitles:
+        if not item.subtitles or not timestamps:
             return item.prompt
         return self.prompt_with_subtitles(item, shown_at(read_subtitles(folder / item.subtitles), timestamps))
 
@@ -157,7 +170,7 @@ def _item(row: Any, folder: Path | None, where: str) -> Item:
     question, video = field(record, "question", str, where), field(record, "videoID", str, where)
     return Item(
         id=field(record, "question_id", str, where),
-        media=_there(folder, [f"data/{video}{ending}" for ending in ENDINGS]) or f"data/{video}{ENDINGS[0]}",
+        media=_there(folder, [f"data/{video}{ending}" for ending in ENDINGS]) or f"data/{video}",  # in a tar it may be
         question=question,
         prompt="\n".join([OPENING, question, *lines, "The best answer is:"]),
         options=tuple(options),
@@ -165,12 +178,6 @@ def _item(row: Any, folder: Path | None, where: str) -> Item:
         categories={"duration": duration, **named},
         cluster=field(record, "video_id", str, where),
     )
-
-
-def _folder_of(annotations: Any) -> Path | None:
-    if not isinstance(annotations, Path):
-        return None
-    return annotations if annotations.is_dir() else annotations.parent
 
 
 def _there(folder: Path | None, names: Sequence[str]) -> str:

@@ -12,17 +12,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tstar.errors import DataError
-from tstar.evaluation.base import Benchmark, item_cell, letter_lines, right_of_counted
+from tstar.evaluation.base import Benchmark
+from tstar.evaluation.cells import item_cell, right_of_counted
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS, as_record, field, letter_of, read_json, text_list
 from tstar.evaluation.items import FAILED, MISSING, Item, ItemScore, Verdict
+from tstar.evaluation.letters import INSTRUCTION, letter_lines
 from tstar.evaluation.responses import ResponseLine, ResponseSet
+from tstar.evaluation.splits import whole
 from tstar.evaluation.statistics import Cell, exactly
 
 ANNOTATION_FILE = "VNBench-main-4try.json"
 TRIES = 4
 FAMILIES = ("cnt", "ord", "ret")
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
+TYPES = (
+    *("cnt_edit1", "cnt_edit2", "cnt_insert1"),
+    *("ord_edit1", "ord_insert1", "ord_insert2"),
+    *("ret_edit1", "ret_insert1", "ret_insert2"),
+)
 
 
 class VNBench(Benchmark):
@@ -35,9 +42,9 @@ class VNBench(Benchmark):
     breakdown = (("family", "independent/"), ("family", "circular/"))
     category_names = {"ret": "retrieval", "ord": "ordering", "cnt": "counting"}  # noqa: RUF012
     uncounted = frozenset({FAILED, MISSING})  # the scorer skips lines without a prediction
-    published = {"main": 5400}  # noqa: RUF012
+    published = {"main": whole("type", dict.fromkeys(TYPES, 600))}  # noqa: RUF012
 
-    def read(self, annotations: Any) -> list[Item]:
+    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of the official list; a folder is searched for ``VNBench-main-4try.json``."""
         where = "annotations"
         if isinstance(annotations, Path):

@@ -159,7 +159,7 @@ def read_answers(
             f"where {suite} lies is not recorded in {evaluated.path}; say it by --annotations {suite}=PATH"
         )
     benchmark = get_benchmark(suite)
-    items = benchmark.load(place.annotations)
+    items = benchmark.load(place.annotations, place.media)
     report = _saved_report(evaluated.path / "eval" / f"{suite}.{mode}.json")
     rows = one_condition(store.rows(), path, mode, frames, report)
     known = {item.id: item for item in items}

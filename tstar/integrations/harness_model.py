@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tstar.data.decoding import take_frames
 from tstar.data.images import read_image
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation.answering import Answer, Answerer, Prompt
 from tstar.evaluation.checkpoints import Restored, default_out, restore
+from tstar.evaluation.clips import Decoders, Look, Wanted
+from tstar.evaluation.media import Media, Part
 from tstar.evaluation.prediction_store import PredictionStore
 from tstar.evaluation.settings import EvaluationConfig
 from tstar.nn.precision import matmul_precision
@@ -119,8 +120,13 @@ class HarnessModel:
         self.folder = Path(store) if store else default_out(self.restored.path) / f"predictions_{harness}"
         if self.folder.is_file():
             raise ConfigError(f"store must be a folder, got the file {self.folder}")
-        self.answerer = Answerer(self.restored.stage)
+        self.answerer = Answerer(self.restored.stage, self.restored.precision)
+        self.decoders = Decoders(min(1, self.config.decoding_workers()), self.config.time_limit)
         self._stores: dict[str, _TaskStore] = {}
+
+    def close(self) -> None:
+        """End the process that decodes videos."""
+        self.decoders.close()
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +146,7 @@ class HarnessModel:
 
         Raises:
             DataError: there were several requests, and all of them failed.
+            ConfigError: none can be answered so, as where a decoder is not installed.
         """
         outcomes: dict[int, Outcome] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="tstar-decoding") as pool, _bar(total) as bar:
@@ -185,10 +192,10 @@ class HarnessModel:
     def _decode(self, request: Request) -> np.ndarray:
         """Frames as the encoder takes them, uint8 [M, S, S, 3]."""
         if request.video is not None:
-            config, square = self.config, self.answerer.square
-            return self.answerer.stacked(
-                take_frames(request.video, config.sampling, config.decoder, square, request.window).items
-            )
+            stage, config = self.restored.stage, self.config
+            wanted = Wanted(str(request.video), "video", Media((Part(request.video),)), request.window, None)
+            look = Look(config.sampling, config.decoder, self.answerer.side, stage.resized, "full")
+            return self.decoders.decode(wanted, look).frames
         return self.answerer.stacked(self.answerer.square(_pixels(picture)) for picture in request.pictures)
 
     def _ask(self, batch: Sequence[_Asked]) -> dict[int, Outcome]:
@@ -199,12 +206,16 @@ class HarnessModel:
             try:
                 self._see(asked.clip)
                 ready.append(asked)
+            except ConfigError:
+                raise
             except Exception as error:  # whatever odd media bring about, they cost this request and no other
                 outcomes[asked.place] = self._failed(asked, error)
         if not ready:
             return outcomes
         try:
             return outcomes | self._generate(ready)
+        except ConfigError:
+            raise
         except Exception as error:
             if len(ready) > 1:
                 for asked in ready:

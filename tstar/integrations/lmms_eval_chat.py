@@ -92,6 +92,8 @@ class TstarChat(lmms):
 
     def clean(self) -> None:
         """Give the memory of the model back."""
+        if self._model is not None:
+            self._model.close()
         self._model = None
         super().clean()
 

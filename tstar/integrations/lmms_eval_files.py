@@ -19,7 +19,7 @@ from tstar.evaluation import Benchmark, Item, ItemScore, Report
 from tstar.evaluation.activitynetqa import TYPES as ACTIVITYNETQA_TYPES
 from tstar.evaluation.activitynetqa import ActivityNetQA
 from tstar.evaluation.ai2d import AI2D
-from tstar.evaluation.base import item_cell
+from tstar.evaluation.cells import item_cell
 from tstar.evaluation.chat_temporal import ChatTemporal
 from tstar.evaluation.extraction import UNPARSED
 from tstar.evaluation.files import LETTERS

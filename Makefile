@@ -67,17 +67,18 @@ SCALE ?= miniature
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() if '$(SCALE)' == 'miniature' else 1)")
 comma := ,
 space := $(subst ,, )
-# Seeds and rows are the table's own unless they are given: make ablation-table1 SEEDS="0 1 2" ROWS=none,mambamia
-CHOSEN = $(if $(findstring command line,$(origin SEEDS)),--seeds $(subst $(space),$(comma),$(SEEDS))) $(if $(ROWS),--rows $(ROWS))
+# Seeds and rows are the table's own unless they are given: make ablation-table1 SEEDS="0 1 2" ROWS=none,mambamia SETTINGS="--trainer.devices 4"
+CHOSEN = $(if $(findstring command line,$(origin SEEDS)),--seeds $(subst $(space),$(comma),$(SEEDS))) $(if $(ROWS),--rows $(ROWS)) $(SETTINGS)
 
 ablations: ## how the paper's tables and figures are measured again: make ablation-table1 ... -table7, -table-a, figures
 	@echo "make ablation-table1 (2 ... 7, -table-a), ablation-figure3, ablation-figure5, figures"
 	@echo "  SCALE=paper_3.8b: at the published scale; SEEDS=\"0 1 2\"; ROWS=none,mambamia; WORKERS=4: models at once"
+	@echo "  SETTINGS=\"--evaluation.benchmarks.mlvu DIR --trainer.devices 4\": laid over every model's recipe"
 
-ablation-table%: $(if $(filter miniature%,$(SCALE)),miniature,env)
+ablation-table%: $(if $(filter paper%,$(SCALE)),env,miniature)
 	$(BIN)/tstar ablate configs/ablations/table$(subst -,_,$*).yaml --scale $(SCALE) --workers $(WORKERS) $(CHOSEN)
 
-ablation-figure%: $(if $(filter miniature%,$(SCALE)),miniature,env)
+ablation-figure%: $(if $(filter paper%,$(SCALE)),env,miniature)
 	$(BIN)/tstar ablate configs/ablations/figure$*.yaml --scale $(SCALE) --workers $(WORKERS) $(CHOSEN)
 
 figures: ablation-figure3 figure4 ablation-figure5 ## the paper's figures measured again, in the miniature (hours; goes on where it was stopped)
@@ -117,7 +118,7 @@ bench-compressors: env ## time every compressor at full size, and its memory, in
 bench-data: env ## streaming and sharding against bare decoding, a million records, memory, into reports/ (half an hour on an idle machine; goes on where it was stopped)
 	$(BIN)/python benchmarks/data.py --report reports
 
-figure4: env ## measure latency and memory from 8 to 1,024 frames (figure 4) into reports/figure4/ (two hours on an idle machine; goes on where it was stopped)
+figure4: miniature ## measure latency and memory from 8 to 1,024 frames (figure 4) into reports/figure4/ (two hours on an idle machine; goes on where it was stopped)
 	$(BIN)/tstar profile --preset configs/profiles/figure4.yaml --out reports/figure4
 
 gpu-checks: env ## compare this machine's GPU with the CPU, profile it, and train 100 steps on it, into reports/ (says so where there is none)

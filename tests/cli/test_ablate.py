@@ -28,6 +28,7 @@ common:
     data: {batch_size: 4, limit: 12}
     evaluation: {validation_items: 0}
     per_stage: {unified_sft: {data: {val_shards: null}}, align: {trainer: {max_epochs: 1}}}
+average_of: [mlvu, videomme, tempcompass, vnbench independent]
 orderings:
   "Pooling is as good": [pool@8 ~ mix@8]
   "More frames help": [mix@16 > mix@8]
@@ -62,7 +63,7 @@ def table(workplace):
     return path
 
 
-def test_a_table_is_measured_killed_gone_on_with_and_written(table, workplace):
+def test_a_table_is_measured_killed_gone_on_with_and_written(table, workplace, capsys):
     command = [str(TSTAR), "ablate", str(table), "--workers", "2"]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -78,7 +79,8 @@ def test_a_table_is_measured_killed_gone_on_with_and_written(table, workplace):
     assert not finished  # it was killed in the middle of the work
     second = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "2 of 2 done" in second.stdout
+    assert "2 of 2 done" in second.stderr
+    assert second.stdout == "table: reports/two/README.md\n"
     went_on = (workplace / "runs" / "two" / "logs" / "mix-3.log").read_text()
     assert "going on from" in went_on or "finished before" in went_on
 
@@ -90,18 +92,31 @@ def test_a_table_is_measured_killed_gone_on_with_and_written(table, workplace):
     assert [o["verdict"] for o in results["orderings"]] != ["not measured"] * 2
     page = (workplace / "reports" / "two" / "README.md").read_text()
     assert page.startswith("# Two of them (miniature scale)")
-    assert "| Spatial | Pooling | 2 (paper 8) | 18 (200) |" in page
+    assert "M | 2 (paper 8) | 18 (200) |" in page
     assert "40.25" in page
+    assert "|  | chance |" in page
     assert "Pooling is as good" in page
     with (workplace / "reports" / "two" / "table.csv").open() as stream:
         lines = list(csv.DictReader(stream))
     pooled = {line["column"]: line for line in lines if line["row"] == "pool@8"}
-    assert pooled["average"]["published"] == "40.25"
+    assert pooled["mean"]["published"] == "40.25"
+    assert pooled["mini-mlvu"]["published"] == "50.5"
     assert float(pooled["mean"]["value"]) == pytest.approx(
         100 * results["rows"][0]["summary"]["mean"]["mean"], abs=0.01
     )
     assert (workplace / "reports" / "two" / "accuracy_tokens.png").stat().st_size > 5000
     assert (workplace / "reports" / "two" / "accuracy_frames.png").is_file()
+
+    assert main(["ablate", str(table), "--trainer.max_epochs", "5"]) == 2
+    told = capsys.readouterr().err
+    assert "runs/two/models/pool-3 was made with other settings: stage align, trainer.max_epochs 1, now 5" in told
+    with (place / "pool-3" / "events.jsonl").open("a") as stream:
+        stream.write('{"time"\n')
+    assert main(["ablate", str(table), "--rows", "pool", "--report-only", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [len(row["seeds"]) for row in results["rows"]] == [0, 1, 1]  # whatever --rows says
+    assert "events.jsonl: a line is not a JSON object" in results["left_out"]["pool-3"]
+    assert "## Left out" in (workplace / "reports" / "two" / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -126,6 +141,16 @@ def test_rows_are_listed_and_a_wrong_one_is_named(table, capsys):
     assert "there is no model 'pol'; did you mean 'pool'" in capsys.readouterr().err
     assert main(["ablate", str(table), "--workers", "0"]) == 2
     assert "--workers must be at least 1, got 0" in capsys.readouterr().err
+    assert main(["ablate", str(table), "--seeds", "1,1"]) == 2
+    assert "--seeds: seeds must be different numbers" in capsys.readouterr().err
+    assert main(["ablate", str(table), "--evaluation.max_frames", "5"]) == 2
+    assert "--evaluation.max_frames cannot be set for a table" in capsys.readouterr().err
+
+
+def test_a_scale_without_suites_asks_for_them(table, capsys):
+    for more in ([], ["--report-only"]):
+        assert main(["ablate", str(table), "--scale", "paper", *more]) == 2
+        assert "evaluation.benchmarks is empty at the scale paper_7b" in capsys.readouterr().err
 
 
 def test_a_table_of_nothing_says_so(table, workplace, capsys):
@@ -135,7 +160,7 @@ def test_a_table_of_nothing_says_so(table, workplace, capsys):
     assert results["plots"] == []
     page = (workplace / "reports" / "two" / "README.md").read_text()
     assert "Nothing was run." in page
-    assert "not measured, or not with every seed: pool@8, mix@8, mix@16" in page
+    assert "not measured: pool@8, mix@8, mix@16" in page
 
 
 def test_a_missing_world_is_found_before_anything_is_trained(table, workplace, capsys):

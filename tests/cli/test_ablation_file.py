@@ -135,20 +135,80 @@ models:
         (("paper: {}", "paper: {modle: {}}"), "unknown section 'modle'.*model"),
         (("paper: {}", "paper: {include: [x.yaml]}"), "'include' belongs into a file of its own"),
         (("paper_7b", "paper_8b"), "unknown scale 'paper_8b'.*paper_7b"),
+        (("  a: {", "  ../../evil: {"), r"a model's name must be .* got '../../evil'"),
+        (("  a: {", "  .a: {"), "a model's name must be"),
+        (("  a: {", "  3: {"), "a model's name must be .* got 3"),
+        (("miniature: 2", "miniature: x"), "rows, miniature must be a number of frames, at least 1, got 'x'"),
+        (("paper: 8", "paper: 0"), "rows, paper must be a number of frames, at least 1, got 0"),
+        (
+            ("rows: [{paper: 8, miniature: 2, tokens: 30}]", "rows: []"),
+            r"rows must be a list of at least one row, got \[\]",
+        ),
+        (("tokens: 30}", "tokens: 30}, {paper: 8, miniature: 3}"), "rows, paper must be different numbers"),
+        (("tokens: 30", "published: {mlvu: x}"), "rows, published must be numbers by column"),
+        (("models:", "seeds: 0\nmodels:"), "seeds must be a list, got 0"),
+        (("models:", "seeds: [1, 1]\nmodels:"), r"seeds must be different numbers, at least one, got \[1, 1\]"),
+        (("models:", "orderings: [x]\nmodels:"), r"orderings must be a mapping, got \['x'\]"),
+        (("models:", "orderings: {s: a@8 > a@8}\nmodels:"), "a list of comparisons"),
+        (("models:", "orderings: {s: [a@8 > b@8]}\nmodels:"), "there is no row 'b@8'; did you mean 'a@8'"),
+        (("models:", "margin: -1\nmodels:"), "margin must be a number of points, 0 or more, got -1"),
+        (("models:", "equal: [a@8]\nmodels:"), r"equal must be two rows, got \['a@8'\]"),
+        (("models:", "equal: [a@8, b@8]\nmodels:"), "there is no row 'b@8'"),
+        (("models:", "grid: [k]\nmodels:"), "grid must be the names of two settings"),
+        (("label: a", "label: [a]"), r"label must be text, .*got \['a'\]"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path, change, reason):
+    file = own_table(tmp_path)
+    assert read_ablation(file, "paper").scale == "paper_7b"
+    assert change[0] in GOOD
+    file.write_text(file.read_text().replace(*change))
+    with pytest.raises(ConfigError, match=reason):
+        read_ablation(file, "paper")
+
+
+@pytest.mark.parametrize("models", ["models: []", "models: {}", "models: {a: }"])
+def test_a_table_needs_models(tmp_path, models):
+    file = own_table(tmp_path)
+    file.write_text(file.read_text().split("models:")[0] + models)
+    with pytest.raises(ConfigError, match=r"models must be|expected a mapping"):
+        read_ablation(file, "paper")
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("seed_everything", "--seeds"),
+        ("data.seed", "--seeds"),
+        ("stages.align.data.seed", "--seeds"),
+        ("evaluation.max_frames", "the table's file says"),
+        ("name", "named after the model"),
+    ],
+)
+def test_what_a_table_sets_itself_is_refused(tmp_path, key, remedy):
+    with pytest.raises(ConfigError, match=rf"--{key} cannot be set for a table: .*{remedy}"):
+        read_ablation(own_table(tmp_path), "paper", [(key, "5")])
+
+
+def test_settings_are_in_every_models_recipe(tmp_path):
+    file = own_table(tmp_path)
+    settings = [("trainer.devices", "4"), ("evaluation.benchmarks.mlvu", "folder/mlvu")]
+    (model,) = read_ablation(file, "paper", settings).models
+    assert last_stage(model)["trainer"]["devices"] == 4
+    assert model.recipe.evaluation["benchmarks"] == {"mlvu": "folder/mlvu"}
+    with pytest.raises(ConfigError, match=r"unknown key 'trainer.devcies'; did you mean 'devices'"):
+        read_ablation(file, "paper", [("trainer.devcies", "4")])
+
+
+def own_table(tmp_path):
+    """The table above, with the scales beside it that it needs."""
     for name in ("scale", "vision", "language", "trainer"):
         if Path("configs", name).is_dir():
             (tmp_path / name).symlink_to(Path("configs", name).resolve())
     (tmp_path / "ablations").mkdir()
     file = tmp_path / "ablations" / "own.yaml"
     file.write_text(GOOD.replace("../../stages", str(Path("stages").resolve())))
-    assert read_ablation(file, "paper").scale == "paper_7b"
-    assert change[0] in GOOD
-    file.write_text(file.read_text().replace(*change))
-    with pytest.raises(ConfigError, match=reason):
-        read_ablation(file, "paper")
+    return file
 
 
 @pytest.mark.parametrize("scale", [p.stem for p in Path("configs/scale").glob("paper_*b.yaml")])
@@ -180,4 +240,46 @@ def test_orderings_name_rows_and_agree_with_the_published_numbers():
                 if "average" not in rows[left]:  # a figure: the paper prints no numbers
                     continue
                 gap = rows[left]["average"] - rows[right]["average"]
-                assert {">": gap > 0, "<": gap < 0, "~": abs(gap) < 1}[operator], (path.stem, said, comparison, gap)
+                agrees = {">": gap > 0, "<": gap < 0, ">=": gap > -1, "~": abs(gap) < 1}[operator]
+                assert agrees, (path.stem, said, comparison, gap)
+
+
+def test_texts_say_what_is_trained_at_each_scale(tmp_path):
+    for scale, words in (
+        ("miniature", ("kernel 6x1, width 96", "36->9", "k=6")),
+        ("paper", ("10x1", "100->25", "k=10")),
+    ):
+        models = {m.name: m for m in read_ablation(Path("configs/ablations/table1.yaml"), scale).models}
+        for name, word in zip(("c_abstractor_10x1_100m", "avg_pool", "mambamia"), words, strict=True):
+            assert word in models[name].text
+    file = own_table(tmp_path)
+    file.write_text(file.read_text().replace("label: a", "label: {paper: one, miniature: two}"))
+    assert read_ablation(file, "paper").models[0].label == "one"
+    file.write_text(file.read_text().replace("paper: one, ", ""))
+    with pytest.raises(ConfigError, match="label: 'paper' is missing"):
+        read_ablation(file, "paper")
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "table4", "table5", "table7", "table_a"])
+def test_the_average_is_over_the_columns_that_the_file_names(name):
+    ablation = read_ablation(Path(f"configs/ablations/{name}.yaml"), "paper")
+    for model in ablation.models:
+        for budget in model.budgets:
+            if budget.published:
+                mean = sum(budget.published[column] for column in ablation.average_of) / len(ablation.average_of)
+                wrong = name == "table7"  # its note says so
+                assert abs(mean - budget.published["average"]) < (0.7 if wrong else 0.06), (model.name, mean)
+    assert ("46.9 and 51.0" in ablation.note) == (name == "table7")
+
+
+def test_the_yardstick_of_table_1_computes_the_same():
+    ablation = read_ablation(Path("configs/ablations/table1.yaml"))
+    models = {m.name: m for m in ablation.models}
+    torch.manual_seed(0)
+    features, grid = torch.randn(3, 36, 96), (6, 6)
+    pools = []
+    for name in (row.partition("@")[0] for row in ablation.equal):
+        spec = last_stage(models[name])["model"]["init_args"]["compressor"]
+        pools.append(build_compressor(d_vision=96, d_language=32, grid=grid, **spec))
+    pools[1].load_state_dict(pools[0].state_dict())
+    torch.testing.assert_close(*(pool(features, [3])[0] for pool in pools))

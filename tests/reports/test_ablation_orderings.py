@@ -2,13 +2,18 @@
 
 import pytest
 
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, DataError
 from tstar.evaluation import get_benchmark
+from tstar.evaluation.contrasts import in_mean_cells
+from tstar.evaluation.seeds import combined_difference
 from tstar.reports.ablation_orderings import (
+    BLIND,
     HOLDS,
     NOISE,
     REVERSED,
     UNKNOWN,
+    Comparison,
+    Gap,
     check_orderings,
     difference,
     hold_against,
@@ -40,11 +45,49 @@ MEASURED = {"good@8": row(90), "fair@8": row(50), "alike@8": row(50, first=2), "
 def test_a_difference_is_paired_and_over_the_seeds_that_both_have():
     found = difference(row(60, 40), row(30, 20, 99))
     assert found.difference == pytest.approx(0.25)
-    assert found.first == pytest.approx(0.25)
     assert difference(row(60), {}) is None
     assert difference(None, row(60)) is None
     same = difference(row(50), row(50))
     assert same.interval[0] <= same.difference == 0.0 <= same.interval[1]
+    assert (same.seeds, found.seeds) == (1, 2)
+
+
+def test_seeds_that_differ_make_the_interval_wide():
+    """Two hundred answers would tell 8 points apart; two seeds that disagree by 36 do not."""
+    found = difference(row(76, 40), row(50, 50))
+    assert found.difference == pytest.approx(0.08)
+    first, second = ([in_mean_cells(r["mini-videomme"]) for r in rows.values()] for rows in (row(50, 50), row(76, 40)))
+    assert found.interval == combined_difference({"s": first}, {"s": second}).interval
+    assert found.interval[0] < -0.5
+    assert found.interval[1] > 0.5
+
+
+def test_other_questions_are_refused():
+    suite = get_benchmark("mini-videomme")
+    fewer = {"0": {"mini-videomme": suite.score(items := suite.load(ROWS[:90]), {i.id: "A" for i in items})}}
+    with pytest.raises(DataError, match="only on the same questions"):
+        difference(row(50), fewer)
+
+
+INTERVALS = [  # low and high in points, with a margin of 1, and what becomes of each operator
+    ((2, 5), {">": HOLDS, "<": REVERSED, ">=": HOLDS, "~": REVERSED}),
+    ((0.5, 5), {">": HOLDS, "<": REVERSED, ">=": HOLDS, "~": NOISE}),
+    ((-0.5, 0.5), {">": NOISE, "<": NOISE, ">=": HOLDS, "~": HOLDS}),
+    ((-0.5, 5), {">": NOISE, "<": NOISE, ">=": HOLDS, "~": NOISE}),
+    ((-30, 30), {">": NOISE, "<": NOISE, ">=": NOISE, "~": NOISE}),
+    ((-0.8, -0.2), {">": REVERSED, "<": HOLDS, ">=": HOLDS, "~": HOLDS}),
+    ((-5, -0.5), {">": REVERSED, "<": HOLDS, ">=": NOISE, "~": NOISE}),
+    ((-5, -2), {">": REVERSED, "<": HOLDS, ">=": REVERSED, "~": REVERSED}),
+]
+
+
+@pytest.mark.parametrize(("interval", "verdicts"), INTERVALS)
+def test_an_interval_decides(interval, verdicts):
+    gap = Gap(sum(interval) / 200, (interval[0] / 100, interval[1] / 100), 1)
+    assert {op: Comparison("a", op, "b", gap).verdict for op in verdicts} == verdicts
+    wide = Comparison("a", "~", "b", gap, margin=0.5)
+    assert wide.verdict == HOLDS
+    assert Comparison("a", ">", "b", gap, above=False).verdict == BLIND
 
 
 @pytest.mark.parametrize(
@@ -53,7 +96,10 @@ def test_a_difference_is_paired_and_over_the_seeds_that_both_have():
         (["good@8 > fair@8"], HOLDS),
         (["good@8 < fair@8"], REVERSED),
         (["good@8 ~ fair@8"], REVERSED),
-        (["fair@8 ~ alike@8"], HOLDS),
+        (["fair@8 ~ alike@8"], NOISE),
+        (["good@8 >= fair@8"], HOLDS),
+        (["fair@8 >= good@8"], REVERSED),
+        (["good@8 ~ good@8"], UNKNOWN),
         (["fair@8 > alike@8"], NOISE),
         (["good@8 > fair@8", "fair@8 > alike@8"], NOISE),
         (["good@8 > fair@8", "fair@8 > good@8"], REVERSED),
@@ -65,11 +111,24 @@ def test_a_difference_is_paired_and_over_the_seeds_that_both_have():
 def test_verdicts(comparisons, verdict):
     (ordering,) = hold_against([("said", comparisons)], MEASURED)
     assert ordering.verdict == verdict
-    text = paragraph([ordering], 1)
+    text = paragraph([ordering])
     assert "said" in text
     assert f"of {len(comparisons)} comparisons" in text
-    assert "one seed" in text
-    assert "3 seeds" in paragraph([ordering], 3)
+    if verdict in (HOLDS, REVERSED):
+        assert "with this seed" in text
+        assert "of one seed" in text
+
+
+def test_the_paragraph_counts_seeds_and_begins_with_what_tells_nothing():
+    (ordering,) = hold_against([("said", ["a@8 > b@8"])], {"a@8": row(90, 95), "b@8": row(20, 25)})
+    assert paragraph([ordering]).startswith("Seen here too: said (of 1 comparisons 1 holds).")
+    assert "(2 seeds)" in paragraph([ordering])
+    (blind,) = hold_against([("said", ["good@8 > fair@8"])], MEASURED, not_above=["fair@8"])
+    text = paragraph([blind], ["fair@8"])
+    assert text.startswith(
+        "Not surely better than the same model without the video, so that comparing them tells nothing: fair@8."
+    )
+    assert "Cannot be told, a side is not above blind: said" in text
 
 
 def test_what_cannot_be_read_is_named():
@@ -78,4 +137,4 @@ def test_what_cannot_be_read_is_named():
     with pytest.raises(ConfigError, match=r"there is no row 'god@8'; did you mean 'good@8'"):
         check_orderings([("s", ["good@8 > god@8"])], ["good@8"])
     check_orderings([("s", ["good@8 > good@8"])], ["good@8"])
-    assert paragraph([], 1) == ""
+    assert paragraph([]) == ""

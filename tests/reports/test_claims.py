@@ -69,16 +69,100 @@ def test_a_living_child_holds_the_claim_of_a_dead_parent(tmp_path):
     claim.release()
 
 
-def test_silence_decides_about_another_machine(tmp_path, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """This process's clock, to be set forward."""
+
+    class Clock:
+        ahead = 0.0
+
+    real = time.monotonic
+    monkeypatch.setattr(claims.time, "monotonic", lambda: real() + Clock.ahead)
+    return Clock
+
+
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])  # names of machines are not their own alone
+def test_silence_decides_where_processes_cannot_be_seen(tmp_path, clock, host):
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"host": "elsewhere", "processes": {"1": "5"}, "token": "x"}))
+    content = {"host": host, "boot": "another", "container": "another", "processes": {"1": "5"}, "token": "x"}
+    path.write_text(json.dumps(content))
+    os.utime(path, (1, 1))  # its clock, or the file server's, may say anything
     assert take(path) is None
-    past = time.time() - claims.STALE_SECONDS - 1
-    os.utime(path, (past, past))
+    clock.ahead += claims.STALE_SECONDS - 5
+    assert take(path) is None
+    os.utime(path, (2, 2))  # a sign of life
+    assert take(path) is None
+    clock.ahead += claims.STALE_SECONDS - 5
+    assert take(path) is None
+    clock.ahead += 10
     claim = take(path)
     assert claim is not None
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
     claim.release()
+
+
+def test_a_process_is_judged_here_only_in_the_same_start_and_container(tmp_path):
+    path = tmp_path / "a.json"
+    claim = take(path)
+    content = json.loads(path.read_text())
+    assert content["boot"]
+    assert content["container"].startswith("pid:")
+    claim.release()
+    for key in ("boot", "container"):
+        path.write_text(json.dumps({**content, "processes": {"999999999": "1"}, key: "another"}))
+        assert holder_of(path).alive
+        path.write_text(json.dumps({**content, "processes": {"999999999": "1"}}))
+        assert not holder_of(path).alive
+
+
+@pytest.mark.parametrize("how", ["beat", "works_through"])
+def test_a_holder_that_was_taken_over_notices_and_takes_nothing_back(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02 if how == "beat" else 60)
+    path = tmp_path / "a.json"
+    claim = take(path)
+    other = json.dumps({"host": "elsewhere", "processes": {}, "token": "another"})
+    (tmp_path / "other").write_text(other)
+    (tmp_path / "other").replace(path)
+    if how == "works_through":
+        claim.works_through(os.getpid())
+    assert claim.lost.wait(20)
+    claim.release()
+    assert path.read_text() == other
+
+
+def test_a_holder_whose_file_is_gone_has_lost_the_work(tmp_path, monkeypatch):
+    """As after a long sleep, in which another has done it and given it back."""
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(claims, "AWAY_SECONDS", 0.02)
+    claim = take(tmp_path / "a.json")
+    assert not claim.lost.is_set()
+    (tmp_path / "a.json").unlink()
+    assert claim.lost.wait(20)
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_of_a_living_one_that_was_moved_away_is_put_back(tmp_path, monkeypatch):
+    """Between the look at a dead holder's file and its removal a new holder has come."""
+    path = tmp_path / "a.json"
+    content = json.dumps({"host": "h", **claims._machine(), "processes": {"999999999": "1"}, "token": "dead"})
+    path.write_text(content)
+    dead = holder_of(path)
+    assert not dead.alive
+    path.unlink()
+    claim = take(path)
+    monkeypatch.setattr(claims, "holder_of", lambda path: dead)
+    assert take(path) is None
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert json.loads(path.read_text())["token"] == claim.token
+    claim.release()
+
+
+def test_a_child_that_has_ended_is_no_sign_of_life(tmp_path):
+    """One that was gone before it could be written down, of a parent that is gone too."""
+    path = tmp_path / "a.json"
+    content = {"host": "h", **claims._machine(), "processes": {"999999999": "gone"}, "token": "x"}
+    path.write_text(json.dumps(content))
+    assert not holder_of(path).alive
 
 
 def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
@@ -90,19 +174,26 @@ def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
         if path.stat().st_mtime > 1:
             break
         time.sleep(0.02)
-    assert holder_of(path).silent < 60
+    assert not claim.lost.is_set()
     claim.release()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}'])
-def test_a_damaged_claim_counts_by_its_age(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', '{"processes": [1], "token": 5}'])
+def test_a_damaged_claim_counts_by_its_silence(tmp_path, clock, content):
     path = tmp_path / "a.json"
     path.write_text(content)
     assert take(path) is None
-    os.utime(path, (1, 1))
+    clock.ahead += claims.STALE_SECONDS + 1
     claim = take(path)
     assert claim is not None
     claim.release()
+
+
+@pytest.mark.parametrize("processes", [{"abc": "1"}, {"99999999999999999999": "1"}, {"-1": "1"}])
+def test_numbers_that_are_no_processes_are_not_alive(tmp_path, processes):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"host": "h", **claims._machine(), "processes": processes, "token": "x"}))
+    assert not holder_of(path).alive
 
 
 def _race(path, results, barrier):
@@ -120,7 +211,8 @@ def test_of_many_that_ask_at_once_one_gets_it(tmp_path, dead):
     for attempt in range(10):
         path = tmp_path / f"{attempt}.json"
         if dead:
-            path.write_text(json.dumps({"host": socket.gethostname(), "processes": {"999999999": "1"}, "token": "x"}))
+            content = {"host": "h", **claims._machine(), "processes": {"999999999": "1"}, "token": "x"}
+            path.write_text(json.dumps(content))
         results, barrier = spawn.Queue(), spawn.Barrier(4)
         processes = [spawn.Process(target=_race, args=(path, results, barrier)) for _ in range(4)]
         for process in processes:

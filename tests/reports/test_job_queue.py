@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tstar.reports import job_queue
+from tstar.reports import claims, job_queue
 from tstar.reports.claims import take
 from tstar.reports.job_queue import Job, JobQueue, Step
 
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are looked up in /proc")
 WRITE = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
 
 
@@ -50,6 +51,11 @@ def test_every_step_runs_once_and_a_second_run_finds_all_done(tmp_path):
     again, told = queue(jobs, tmp_path)
     assert again.run().done == ["a", "b", "c"]
     assert told == []
+    assert list(job_queue.recorded_seconds(tmp_path / "queue", "a")) == ["one", "two"]
+    for damaged in ("{", "[1]", '{"one": "x"}'):
+        (tmp_path / "queue" / "jobs" / "a.json").write_text(damaged)
+        assert job_queue.recorded_seconds(tmp_path / "queue", "a") == {}
+    assert job_queue.recorded_seconds(tmp_path / "queue", "none") == {}
 
 
 def test_a_failed_job_is_told_and_the_others_go_on(tmp_path):
@@ -121,6 +127,101 @@ pathlib.Path(sys.argv[1]).write_text("x")
     assert not (tmp_path / "b.one").exists()
     again, _ = queue(jobs, tmp_path)
     assert again.run().done == ["a", "b"]
+
+
+SLEEPER = """
+import os, pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path(sys.argv[1] + ".tmp").write_text(f"{os.getpid()} {other.pid}")
+os.replace(sys.argv[1] + ".tmp", sys.argv[1] + ".pids")
+while True:
+    time.sleep(1)
+"""
+"""A command that does not stop when it is asked to, and has started another."""
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not come")
+
+
+@linux
+def test_a_second_signal_ends_the_command_and_all_it_has_started(tmp_path):
+    own, _ = queue([job(tmp_path, "a", "one", code=SLEEPER)], tmp_path)
+    pids = tmp_path / "a.one.pids"
+
+    def interrupt():
+        wait_for(pids.exists)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    threading.Thread(target=interrupt).start()
+    assert own.run().stopped == signal.SIGINT
+    wait_for(lambda: all(gone(pid) for pid in pids.read_text().split()))
+
+
+@linux
+def test_a_job_that_another_has_taken_over_is_ended_and_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    own, told = queue([job(tmp_path, "a", "one", code=SLEEPER)], tmp_path)
+    pids, claim = tmp_path / "a.one.pids", tmp_path / "queue" / "claims" / "a.json"
+    theirs = {"host": "elsewhere", "processes": {"7": "1"}, "token": "another"}
+
+    def take_over():
+        wait_for(pids.exists)
+        (tmp_path / "theirs").write_text(json.dumps(theirs))
+        (tmp_path / "theirs").replace(claim)
+        wait_for(lambda: all(gone(pid) for pid in pids.read_text().split()))
+        (tmp_path / "a.one").write_text("done by the other")
+        claim.unlink()
+
+    thread = threading.Thread(target=take_over)
+    thread.start()
+    outcome = own.run()
+    thread.join()
+    assert outcome.done == ["a"]
+    assert outcome.failed == {}
+    assert any("another process has taken it over" in line for line in told)
+
+
+@linux
+def test_a_command_whose_claim_cannot_name_it_is_ended(tmp_path, monkeypatch):
+    pids = tmp_path / "a.one.pids"
+
+    def full(claim, pid):
+        wait_for(pids.exists)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(claims.Claim, "works_through", full)
+    own, _ = queue([job(tmp_path, "a", "one", code=SLEEPER)], tmp_path)
+    assert own.run().failed == {"a": "OSError: disk full"}
+    assert all(gone(pid) for pid in pids.read_text().split()[:1])
+    assert list((tmp_path / "queue" / "claims").iterdir()) == []
+
+
+def test_a_job_that_cannot_be_looked_at_fails_and_the_others_go_on(tmp_path, monkeypatch):
+    def damaged():
+        raise ValueError("no JSON")
+
+    own, _ = queue([Job("b", (Step("x", lambda: [], damaged),)), job(tmp_path, "a", "one")], tmp_path)
+    outcome = own.run()
+    assert outcome.done == ["a"]
+    assert outcome.failed == {"b": "ValueError: no JSON"}
+    broken, _ = queue([job(tmp_path, "c", "one")], tmp_path)
+    monkeypatch.setattr(broken, "_work", lambda: None)  # a worker that dies
+    assert "was not run" in broken.run().failed["c"]
 
 
 @pytest.mark.skipif(

@@ -45,7 +45,8 @@ class Clock:
         ([50, 61], {"warmup": 2, "samples": 3}, [61]),
         ([1, 2, 99], {"warmup": 1, "samples": 5}, [2, 99]),
         ([3, 3, 3], {"warmup": 1, "samples": 9, "until": 11.0}, [3, 3]),  # a fourth would end at 12
-        ([30, 30], {"warmup": 1, "samples": 9, "until": 31.0}, [30]),  # at least one
+        ([30], {"warmup": 1, "samples": 9, "until": 31.0}, [30]),  # a second would end at 60, so the warm-up counts
+        ([3, 9], {"warmup": 5, "samples": 9, "until": 14.0}, [9]),
     ],
 )
 def test_what_counts_of_repeated_measurements(monkeypatch, seconds, options, counted):

@@ -3,12 +3,14 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from tstar.errors import ConfigError
-from tstar.reports import profile
+from tstar.reports import profile, profile_case
 from tstar.reports.measured_cost import ChildError, Spread
 from tstar.reports.profile import ProfileStore, run_cases, seconds_left
 from tstar.reports.profile_cases import ANSWER, PARTS, Case, Model
@@ -204,6 +206,34 @@ def test_the_time_left_follows_how_times_grew():
 
 
 # the page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "counted"),
+    [
+        ([10, 10, 10, 6, 6, 6], 100, {"total": [10, 10], "without_encoding": [6, 6]}),
+        ([10, 10, 10, 40], 79, {"total": [10, 10], "without_encoding": [40]}),  # no warm-up
+        ([40, 45], 100, {"total": [40], "without_encoding": [45]}),  # a second would end at 80, beyond half of the time
+        ([55], 100, {"total": [55]}),  # encoding and what follows might take as long again
+    ],
+)
+def test_a_finished_measurement_is_not_lost_to_the_time_limit(monkeypatch, seconds, limit, counted):
+    now, left = [0.0], iter(seconds)
+
+    def work(*_, **__):
+        now[0] += next(left)
+
+    monkeypatch.setattr(profile_case.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(profile_case.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(profile_case, "PeakMeter", lambda device: SimpleNamespace(base=0, peak=lambda: 7))
+    own = SimpleNamespace(device="cpu", warmup=1, samples=2)
+    chain = SimpleNamespace(
+        case=own, inputs=lambda: iter([torch.zeros(1)]), through=work, step=lambda *_: None, compute=work
+    )
+    times, memory = profile_case._paper(chain, float(limit))
+    assert times == counted
+    assert memory["needed"] == 7
+    assert now[0] <= limit
 
 
 @pytest.fixture

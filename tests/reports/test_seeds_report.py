@@ -14,13 +14,15 @@ from tstar.cli.main import main
 from tstar.cli.validate import record_evaluation
 from tstar.data.decoding import read_video
 from tstar.data.frame_sampling import FrameSampling
-from tstar.evaluation import get_benchmark
+from tstar.errors import ConfigError
+from tstar.evaluation import get_benchmark, score
 from tstar.evaluation.prediction_store import MODES
 from tstar.evaluation.seeds import combined, summary
 from tstar.evaluation.settings import EvaluationConfig
 from tstar.reports.curves import smoothed
 from tstar.reports.examples import chosen
 from tstar.reports.runs import group_runs, read_run
+from tstar.reports.seed_numbers import recipe_numbers
 
 SUITES = ("mini-tempcompass", "mini-videomme")  # both count plain questions: so many right of so many
 RIGHT = {"full": 5, "shuffled": 4, "single_frame": 3, "blind": 2}
@@ -175,6 +177,42 @@ def test_what_is_missing_is_listed_and_the_rest_is_there(maker, tmp_path):
     assert list(results["examples"]["sheets"]) == ["mini-tempcompass"]
 
 
+def test_suites_that_wait_for_a_judge_and_pictures_are_not_taken_for_what_is_lacking(maker, tmp_path):
+    run = maker.run("a")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["evaluation"]["benchmarks"] |= {"activitynetqa": "x", "ai2d": "y"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    row = {"question_id": "v_0", "video_name": "x", "question": "what?", "answer": "red", "type": 4}
+    picture = {"question": "q", "options": ["x", "y"], "answer": "1", "image": "0.png"}
+    for mode in MODES:
+        (run / "eval" / f"activitynetqa.{mode}.json").write_text(
+            score("activitynetqa", [row], {"v_0": "red"}).to_json()
+        )
+    for mode in ("full", "blind"):
+        (run / "eval" / f"ai2d.{mode}.json").write_text(score("ai2d", [picture], {"0": "B"}).to_json())
+    found = read_run(run)
+    assert sorted(found.suites) == sorted([*SUITES, "ai2d"])
+    (line,) = found.missing
+    assert "activitynetqa: 1 answers wait for a judge: tstar score activitynetqa" in line
+    own = recipe_numbers([found])
+    n, m = (len(items) for items in maker.items.values())
+    means = {mode: numbers["seeds"]["0"]["mean"]["value"] for mode, numbers in own["modes"].items()}
+    assert means["full"] == pytest.approx((5 / n + 5 / m + 1) / 3)
+    assert means["shuffled"] == pytest.approx((4 / n + 4 / m) / 2)
+    assert own["differences"]["shuffled"]["seeds"]["0"]["mean"]["difference"] == pytest.approx((1 / n + 1 / m) / 2)
+    for suite in (*SUITES, "ai2d"):
+        for path in (run / "eval").glob(f"{suite}.*"):
+            path.unlink()
+    with pytest.raises(ConfigError, match="nothing is measured yet; activitynetqa: 1 answers wait for a judge"):
+        read_run(run)
+
+
+def test_a_run_without_a_recorded_start_is_read(maker):
+    run = maker.run("a")
+    (run / "events.jsonl").write_text(json.dumps({"event": "end"}) + "\n")
+    assert read_run(run).recipe == "a"
+
+
 def test_frames_of_another_checkpoint_are_left_out(maker, tmp_path):
     run = maker.run("a", frames={8: 6})
     maker.evaluation(run / "eval" / "max_frames=8-baselines=False", {"full": 6}, model="def")
@@ -324,6 +362,10 @@ def test_the_first_record_of_an_evaluation_stays_until_something_else_is_measure
     record_evaluation(path, "def", config, 5.0)
     found = json.loads(path.read_text())
     assert (found["model"], found["seconds"], found["settings"]["max_frames"]) == ("def", 5.0, 4)
+    assert found["resumed"] is False
+    record_evaluation(path, "ghi", config, None)
+    found = json.loads(path.read_text())
+    assert (found["model"], found["seconds"], found["resumed"]) == ("ghi", None, True)
 
 
 def test_every_mode_has_its_place_in_the_hand_made_runs():

@@ -6,31 +6,33 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tstar.cli.ablation_file import Ablation, AblationModel, read_ablation
-from tstar.cli.progress import say
-from tstar.errors import ConfigError, suggest
+from tstar.cli.ablation_file import Ablation, AblationModel, check_seeds, read_ablation
+from tstar.cli.progress import is_first_process
+from tstar.errors import ConfigError, TstarError, suggest
 
 if TYPE_CHECKING:
+    from tstar.cli.ablation_jobs import Group, Training
     from tstar.reports.ablation import Row
-    from tstar.reports.job_queue import Job
+    from tstar.reports.runs import Run
 
 FAILED_ROWS = 1
 """Exit status where a model could not be trained or evaluated."""
+Runs = dict[str, dict[str, "Run"]]
+"""By the name of the group's first model, and by seed."""
 
 
 def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Train and evaluate what is not there yet, then write the table; returns the exit status."""
     path = Path(arguments.file)
-    ablation = read_ablation(path, arguments.scale)
-    models = choose(ablation.models, arguments.rows)
+    ablation = read_ablation(path, arguments.scale, settings)
+    chosen = choose(ablation.models, arguments.rows)
     seeds = arguments.seeds if arguments.seeds is not None else list(ablation.seeds)
-    small = ablation.scale.startswith("miniature")
-    name = path.stem if small else f"{path.stem}-{ablation.scale}"
+    check_seeds(seeds, "--seeds")
+    name = path.stem if ablation.scale == "miniature" else f"{path.stem}-{ablation.scale}"
     folder = Path(arguments.runs) / name
     out = Path(arguments.out) if arguments.out else Path("reports") / name
     if out.is_file():
@@ -38,19 +40,26 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     if arguments.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {arguments.workers}")
     if arguments.list:
-        return show_rows(ablation, models, seeds, folder)
+        return show_rows(ablation, chosen, seeds, folder)
+    check_suites(ablation)
     status = 0
     if not arguments.report_only:
-        status = work(models, seeds, folder, arguments.workers, settings)
+        status = work(trainings(ablation, chosen, seeds, folder), folder, arguments.workers)
         if status > FAILED_ROWS:
             return status
     command = shlex.join(["tstar", *sys.argv[1:]])
-    results = write_table(ablation, models, seeds, folder, out, command)
+    results = write_table(ablation, seeds, folder, out, command)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
     else:
         print(f"table: {out / 'README.md'}", flush=True)
     return status
+
+
+def tell(text: str) -> None:
+    """A line for the user, beside the output: ``--json`` prints the table's data there and nothing else."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def choose(models: Sequence[AblationModel], names: str | None) -> list[AblationModel]:
@@ -65,105 +74,141 @@ def choose(models: Sequence[AblationModel], names: str | None) -> list[AblationM
     return [model for model in models if model.name in wanted]
 
 
-def work(
-    models: Sequence[AblationModel], seeds: Sequence[int], folder: Path, workers: int, settings: list[tuple[str, str]]
-) -> int:
+def check_suites(ablation: Ablation) -> None:
+    """ConfigError where there is nothing to evaluate a model on."""
+    for model in ablation.models:
+        if not model.recipe.evaluation.get("benchmarks"):
+            raise ConfigError(
+                f"evaluation.benchmarks is empty at the scale {ablation.scale}, so no model could be evaluated; name the suites' "
+                "folders, as --evaluation.benchmarks.mlvu DIR --evaluation.benchmarks.videomme DIR"
+            )
+
+
+def trainings(
+    ablation: Ablation, chosen: Sequence[AblationModel], seeds: Sequence[int], folder: Path
+) -> list["Training"]:
+    """What has to be there for the chosen models' rows: models that are one and the same are trained once."""
+    from tstar.cli.ablation_jobs import Training, groups
+
+    names = {model.name for model in chosen}
+    wanted = [group for group in groups(ablation.models) if names & {model.name for model in group.models}]
+    return [Training(group, seed, folder) for seed in seeds for group in wanted]
+
+
+def work(wanted: Sequence["Training"], folder: Path, workers: int) -> int:
     """Run the jobs that are not finished; 0, :data:`FAILED_ROWS`, or 128 + the signal that stopped it."""
+    from tstar.cli.ablation_jobs import check_unchanged, write_recipe
     from tstar.cli.fit import check_files
     from tstar.cli.stage_cli import check_types
     from tstar.reports.job_queue import JobQueue
 
-    for model in models:  # before an hour has passed
-        check_types(model.recipe)
-        check_files(model.recipe)
-    recipes = write_recipes(models, folder)
-    jobs = [job_of(model, seed, recipes[model.name], folder, settings) for seed in seeds for model in models]
+    models = {training.group.name: training.group for training in wanted}
+    for group in models.values():  # before an hour has passed
+        check_types(group.models[0].recipe)
+        check_files(group.models[0].recipe)
+    for training in wanted:
+        check_unchanged(training)
+    for group in models.values():
+        write_recipe(group, folder)
     cores = max(1, (os.cpu_count() or 1) // workers)
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
-    say(f"{len(models)} models, {len(seeds)} seeds, in {folder}; {workers} at once; logs are in {folder / 'logs'}")
-    outcome = JobQueue(jobs, folder, workers=workers, environment=environment, tell=say).run()
+    tell(f"{len(models)} models, {len(wanted)} runs, in {folder}; {workers} at once; logs are in {folder / 'logs'}")
+    jobs = [training.job() for training in wanted]
+    outcome = JobQueue(jobs, folder, workers=workers, environment=environment, tell=tell).run()
     if outcome.stopped:
-        say("stopped; the same command goes on from the last checkpoints")
+        tell("stopped; the same command goes on from the last checkpoints")
         return 128 + outcome.stopped
     for name, reason in outcome.failed.items():
-        say(f"failed: {name}: {reason}; the same command tries it again")
+        tell(f"failed: {name}: {reason}; the same command tries it again")
     return FAILED_ROWS if outcome.failed else 0
-
-
-def write_recipes(models: Sequence[AblationModel], folder: Path) -> dict[str, Path]:
-    """Each model's resolved recipe as a file that ``tstar fit`` can be given too."""
-    paths = {}
-    for model in models:
-        paths[model.name] = path = folder / "recipes" / f"{model.name}.yaml"
-        text = yaml.safe_dump(model.recipe.as_yaml(), sort_keys=False)
-        if not path.is_file() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    return paths
-
-
-def job_of(model: AblationModel, seed: int, recipe: Path, folder: Path, settings: list[tuple[str, str]]) -> "Job":
-    """Training and the first row's evaluation, then one evaluation for each other row."""
-    from tstar.reports.job_queue import Job, Step
-
-    name, place = f"{model.name}-{seed}", folder / "models"
-    own = place / name
-    tstar = [sys.executable, "-m", "tstar.cli.main"]
-    first, *others = [budget.frames for budget in model.budgets]
-    suites = list(model.recipe.evaluation.get("benchmarks") or {})
-    fixed = [("seed_everything", str(seed)), ("data.seed", str(seed)), ("evaluation.max_frames", str(first))]
-
-    def fit() -> list[str]:
-        words = [*tstar, "fit", "--config", str(recipe), "--runs", str(place), "--name", name]
-        words += [word for key, value in [*fixed, *settings] for word in (f"--{key}", value)]
-        return [*words, "--ckpt"] if (own / "config.yaml").is_file() else words
-
-    def again(frames: int) -> Callable[[], list[str]]:
-        return lambda: [*tstar, "validate", "--ckpt", str(own), "--max-frames", str(frames), "--no-baselines"]
-
-    def evaluated(folder: Path) -> Callable[[], bool]:
-        return lambda: all((folder / f"{suite}.full.json").is_file() for suite in suites) and bool(suites)
-
-    steps = [Step("fit", fit, evaluated(own / "eval"))]
-    for frames in others:
-        done = evaluated(own / "eval" / f"max_frames={frames}-baselines=False")
-        steps.append(Step(f"{frames} frames", again(frames), done))
-    return Job(name, tuple(steps))
 
 
 def show_rows(ablation: Ablation, models: Sequence[AblationModel], seeds: Sequence[int], folder: Path) -> int:
     """List models, rows and what is finished."""
+    from tstar.cli.ablation_jobs import changes
+
     print(f"{ablation.title}; scale {ablation.scale}, seeds {', '.join(map(str, seeds))}, in {folder}")
     for model in models:
-        done = [job_of(model, seed, Path(), folder, []).finished() for seed in seeds]
+        own = trainings(ablation, [model], seeds, folder)
+        done = [training.job().finished() and not changes(training) for training in own]
         rows = ", ".join(f"{budget.frames} frames" for budget in model.budgets)
+        first = own[0].group.name
+        same = "" if first == model.name else f", the same model as {first}"
         print(
-            f"  {model.name:<26} {model.label} ({model.text or model.category}): {rows}; {sum(done)}/{len(done)} done"
+            f"  {model.name:<26} {model.label} ({model.text or model.category}): {rows}; {sum(done)}/{len(done)} done{same}"
         )
     return 0
 
 
-def write_table(
-    ablation: Ablation, models: Sequence[AblationModel], seeds: Sequence[int], folder: Path, out: Path, command: str
-) -> dict[str, Any]:
-    """Read what there is and write the table; returns its data."""
+def write_table(ablation: Ablation, seeds: Sequence[int], folder: Path, out: Path, command: str) -> dict[str, Any]:
+    """Read what there is, of all rows and seeds, and write the table; returns its data."""
+    from tstar.cli.ablation_jobs import groups
     from tstar.reports.ablation import Table, write_ablation_report
 
-    rows = [row for model in models for row in rows_of(model, seeds, folder)]
-    table = Table(ablation.title, ablation.scale, rows, ablation.orderings, ablation.grid)
+    models = groups(ablation.models)
+    runs, left_out = found_runs(models, folder)
+    measured = [int(seed) for own in runs.values() for seed in own]
+    every = sorted({*ablation.seeds, *seeds, *measured})
+    of = {model.name: group for group in models for model in group.models}
+    rows = [
+        row
+        for model in ablation.models
+        for row in rows_of(model, of[model.name].name, every, runs.get(of[model.name].name, {}))
+    ]
+    table = Table(
+        title=ablation.title,
+        scale=ablation.scale,
+        suites=list(ablation.models[0].recipe.evaluation["benchmarks"]),
+        rows=rows,
+        orderings=ablation.orderings,
+        grid=ablation.grid,
+        margin=ablation.margin / 100,
+        average_of=ablation.average_of,
+        equal=ablation.equal,
+        note=ablation.note,
+        left_out=left_out,
+    )
     return write_ablation_report(table, folder, out, command)
 
 
-def rows_of(model: AblationModel, seeds: Sequence[int], folder: Path) -> list["Row"]:
-    """The table's rows of one model, with the runs that are finished."""
-    from tstar.reports.ablation import Row
-    from tstar.reports.runs import read_run
+def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str, str]]:
+    """The finished evaluations, whatever their seed; and by name, why a run cannot be in the table."""
+    from tstar.cli.ablation_jobs import Training, changes, told
+    from tstar.reports.runs import Asked, check_questions, read_run
 
-    found = {}
-    for seed in seeds:
-        place = folder / "models" / f"{model.name}-{seed}"
-        if (place / "eval").is_dir():
-            found[str(seed)] = read_run(place)
+    runs: Runs = {}
+    left_out: dict[str, str] = {}
+    asked: Asked = {}
+    for group in models:
+        for seed in seeds_there(folder / "models", group.name):
+            training = Training(group, seed, folder)
+            if not (training.path / "eval").is_dir():
+                continue
+            try:
+                if changed := changes(training):
+                    raise ConfigError(f"made with other settings: {told(changed)}")
+                if not training.finished(group.frames[0]):
+                    continue
+                run = read_run(training.path)
+                whole = [one for one in run.other_frames if training.finished(one.max_frames)]
+                run = replace(run, other_frames=whole)
+                check_questions(run, asked)
+                runs.setdefault(group.name, {})[str(seed)] = run
+            except TstarError as error:
+                left_out[training.name] = str(error)
+    return runs, left_out
+
+
+def seeds_there(folder: Path, name: str) -> list[int]:
+    """Seeds of a model that have a folder."""
+    found = [path.name[len(name) + 1 :] for path in folder.glob(f"{name}-*")]
+    return sorted(int(seed) for seed in found if seed.isdecimal())
+
+
+def rows_of(model: AblationModel, trained_as: str, seeds: Sequence[int], runs: dict[str, "Run"]) -> list["Row"]:
+    """The table's rows of one model."""
+    from tstar.reports.ablation import Row
+
     tokens = token_counter(model)
     return [
         Row(
@@ -177,8 +222,9 @@ def rows_of(model: AblationModel, seeds: Sequence[int], folder: Path) -> list["R
             paper_tokens=budget.published_tokens,
             published=budget.published,
             seeds=[str(seed) for seed in seeds],
-            runs=found,
+            runs=runs,
             grid=model.grid,
+            same_as=None if trained_as == model.name else trained_as,
         )
         for budget in model.budgets
     ]

@@ -1,22 +1,39 @@
 """The paper's orderings held against what was measured: each is a few comparisons of rows, by the mean over suites.
 
-A comparison is ``NAME@FRAMES OP NAME@FRAMES`` with ``>`` (better), ``<`` (worse) or ``~`` (alike). Its difference is paired: both
-rows answered the same questions, and what they share cancels.
+A comparison is ``NAME@FRAMES OP NAME@FRAMES`` with ``>`` (better), ``<`` (worse), ``>=`` (as good or better) or ``~`` (alike); the
+last two mean up to a margin. Its difference is paired: both rows answered the same questions, and what they share cancels. A row
+that is no better than the same model without the video has nothing to compare.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tstar.errors import ConfigError, suggest
+from tstar.errors import ConfigError, DataError, suggest
 from tstar.evaluation import Report
-from tstar.evaluation.contrasts import in_mean_cells
-from tstar.evaluation.statistics import Difference, mean_difference
+from tstar.evaluation.contrasts import in_mean_cells, in_suite_mean
+from tstar.evaluation.seeds import combined_difference
+from tstar.evaluation.statistics import Cell, mean_difference, tried
 
-_COMPARISON = re.compile(r"([\w.-]+@\d+)\s*([<>~])\s*([\w.-]+@\d+)")
+_COMPARISON = re.compile(r"([\w.-]+@\d+)\s*(>=|[<>~])\s*([\w.-]+@\d+)")
 HOLDS, REVERSED, NOISE, UNKNOWN = "holds", "does not hold", "cannot be told from noise", "not measured"
+BLIND = "cannot be told, a side is not above blind"
+VERDICTS = (HOLDS, REVERSED, NOISE, BLIND, UNKNOWN)
+MARGIN = 0.01
+"""Within which rows count as alike, as a fraction, where the table's file says nothing: in the paper's table 1 two models that are
+the same function are up to 1.5 points apart in a suite."""
 Answers = Mapping[str, Mapping[str, Report]]
 """Reports of one row by seed and suite."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A difference in the mean over suites, as fractions."""
+
+    difference: float
+    interval: tuple[float, float]
+    """Over videos; from two seeds on also over seeds."""
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -26,20 +43,27 @@ class Comparison:
     left: str
     operator: str
     right: str
-    found: Difference | None
-    """Left minus right in the mean over suites, as fractions; None where a row was not measured."""
+    found: Gap | None
+    """Left minus right; None where a row was not measured, or both are the same."""
+    margin: float = MARGIN
+    above: bool = True
+    """Whether both rows are better than their models are without the video."""
 
     @property
     def verdict(self) -> str:
-        """Whether it holds. Alike are rows whose interval has 0 in it: it cannot show that they are equal."""
+        """Whether it holds: the whole interval must lie where the paper says, and where it says the opposite for a reversal."""
+        if not self.above:
+            return BLIND
         if self.found is None:
             return UNKNOWN
         low, high = self.found.interval
-        sign = 1 if low > 0 else -1 if high < 0 else 0
-        wanted = {">": 1, "<": -1, "~": 0}[self.operator]
-        if sign == wanted:
-            return HOLDS
-        return NOISE if sign == 0 else REVERSED
+        holds, reversed_ = {
+            ">": (low > 0, high < 0),
+            "<": (high < 0, low > 0),
+            ">=": (low > -self.margin, high < -self.margin),
+            "~": (-self.margin < low and high < self.margin, high < -self.margin or low > self.margin),
+        }[self.operator]
+        return HOLDS if holds else REVERSED if reversed_ else NOISE
 
 
 @dataclass(frozen=True)
@@ -53,7 +77,7 @@ class Ordering:
     def verdict(self) -> str:
         """Holds if all comparisons do; does not if one is reversed; else it cannot be told, or was not measured whole."""
         found = [one.verdict for one in self.comparisons]
-        return next((word for word in (REVERSED, UNKNOWN, NOISE) if word in found), HOLDS)
+        return next((word for word in (REVERSED, UNKNOWN, BLIND, NOISE) if word in found), HOLDS)
 
 
 def check_orderings(orderings: Sequence[tuple[str, Sequence[str]]], rows: Sequence[str]) -> None:
@@ -65,59 +89,94 @@ def check_orderings(orderings: Sequence[tuple[str, Sequence[str]]], rows: Sequen
                     raise ConfigError(f"orderings, '{said}': there is no row '{row}'{suggest(row, rows)}")
 
 
-def hold_against(orderings: Sequence[tuple[str, Sequence[str]]], rows: Mapping[str, Answers]) -> list[Ordering]:
+def hold_against(
+    orderings: Sequence[tuple[str, Sequence[str]]],
+    rows: Mapping[str, Answers],
+    *,
+    margin: float = MARGIN,
+    not_above: Sequence[str] = (),
+) -> list[Ordering]:
     """Every ordering with what was found.
 
     Args:
         orderings: sentences and comparisons, as in the table's file.
-        rows: what was measured, by ``NAME@FRAMES``.
+        rows: what was measured, by ``NAME@FRAMES``; rows that are the same run have the same object.
+        margin: within which rows are alike.
+        not_above: measured rows that are no better than their models are without the video.
     """
     found = []
     for said, comparisons in orderings:
-        parsed = [_parsed(text, said) for text in comparisons]
-        own = [Comparison(left, op, right, difference(rows.get(left), rows.get(right))) for left, op, right in parsed]
+        own = []
+        for left, operator, right in (_parsed(text, said) for text in comparisons):
+            sides = rows.get(left), rows.get(right)
+            gap = None if sides[0] is sides[1] else difference(*sides)
+            above = not all(sides) or not {left, right} & set(not_above)
+            own.append(Comparison(left, operator, right, gap, margin, above))
         found.append(Ordering(said, tuple(own)))
     return found
 
 
-def difference(left: Answers | None, right: Answers | None) -> Difference | None:
-    """``left - right`` of the mean over suites, over the seeds that both have; None if there is none.
+def difference(left: Answers | None, right: Answers | None) -> Gap | None:
+    """``left - right`` of the mean over suites, over the seeds that both have; None if there is none, or nothing that counts.
 
-    Seeds answer the same questions: a question's answers by all seeds are drawn together.
+    Raises:
+        DataError: the answers are to different questions, or scored by different rules.
     """
     if not left or not right:
         return None
     seeds = [seed for seed in left if seed in right and left[seed] and left[seed].keys() == right[seed].keys()]
     if not seeds:
         return None
-    suites = list(left[seeds[0]])
-    pairs = {}
-    for suite in suites:
-        sides = [[cell for seed in seeds for cell in in_mean_cells(side[seed][suite])] for side in (right, left)]
-        pairs[suite] = (sides[0], sides[1])
-    return mean_difference(pairs)
+    sides: list[dict[str, list[list[Cell]]]] = [{}, {}]
+    for suite in filter(in_suite_mean, left[seeds[0]]):
+        reports = [[side[seed][suite] for seed in seeds] for side in (right, left)]
+        asked = [(r.rules, sorted((item.id, item.answer) for item in r.items)) for own in reports for r in own]
+        if any(one != asked[0] for one in asked):
+            raise DataError(f"{suite}: rows can be compared only on the same questions, scored by the same rules")
+        for side, own in zip(sides, reports, strict=True):
+            side[suite] = [in_mean_cells(report) for report in own]
+    if not sides[0] or not all(tried(cells) for side in sides for own in side.values() for cells in own):
+        return None
+    if len(seeds) > 1:
+        found = combined_difference(sides[0], sides[1])
+        return Gap(found.value, found.interval, len(seeds))
+    one = mean_difference({suite: (sides[0][suite][0], sides[1][suite][0]) for suite in sides[0]})
+    return Gap(one.difference, one.interval, 1)
 
 
-def paragraph(orderings: Sequence[Ordering], seeds: int) -> str:
+def paragraph(orderings: Sequence[Ordering], not_above: Sequence[str] = ()) -> str:
     """What the measurements say of the paper's orderings, in words made from the data."""
     if not orderings:
         return ""
     lines = []
-    for verdict in (HOLDS, REVERSED, NOISE, UNKNOWN):
+    if not_above:
+        lines.append(
+            "Not surely better than the same model without the video, so that comparing them tells nothing: "
+            f"{', '.join(not_above)}."
+        )
+    seeds = sorted({one.found.seeds for ordering in orderings for one in ordering.comparisons if one.found})
+    here = "with this seed" if seeds == [1] else "here too"
+    starts = {HOLDS: f"Seen {here}", REVERSED: f"Not seen {here.removesuffix(' too')}, against the paper"}
+    for verdict in VERDICTS:
         own = [ordering for ordering in orderings if ordering.verdict == verdict]
         if own:
-            start = {HOLDS: "Seen here too", REVERSED: "Not seen here, against the paper"}.get(
-                verdict, verdict.capitalize()
-            )
+            start = starts.get(verdict, verdict.capitalize())
             lines.append(f"{start}: {'; '.join(f'{o.said} ({_counted(o)})' for o in own)}.")
-    several = f"{seeds} seeds" if seeds > 1 else "one seed, so that chance in training is not in the intervals"
-    lines.append(f"Differences are paired, in the mean over suites, with 95% intervals over videos; {several}.")
+    margins = sorted({f"{100 * one.margin:g}" for ordering in orderings for one in ordering.comparisons})
+    over = "over videos and, from two seeds on, over seeds"
+    if seeds == [1]:
+        over = "over videos (of one seed: chance in training is not in them)"
+    counted = f" ({', '.join(map(str, seeds))} seeds)" if seeds and seeds != [1] else ""
+    lines.append(
+        f"Differences are paired, in the mean over suites, with 95% intervals {over}{counted}; alike means within "
+        f"{' or '.join(margins)} points."
+    )
     return " ".join(lines)
 
 
 def _counted(ordering: Ordering) -> str:
     found = [one.verdict for one in ordering.comparisons]
-    told = [f"{found.count(word)} {word}" for word in (HOLDS, REVERSED, NOISE, UNKNOWN) if word in found]
+    told = [f"{found.count(word)} {word}" for word in VERDICTS if word in found]
     return f"of {len(found)} comparisons {', '.join(told)}"
 
 

@@ -17,38 +17,55 @@ def page(results: Numbers) -> str:
             "All suites are generated and all models are tiny: these accuracies say nothing about the benchmarks they are named "
             "after, and the published numbers stand beside them for their order only.\n"
         )
-    text += [_table(results), _notes(results)]
+    text += [_table(results), _alone(results), _notes(results)]
     if results["orderings"]:
         text += ["## The paper's orderings\n", results["paragraph"] + "\n", _orderings(results)]
     text += [f"![{name}]({name})\n" for name in results["plots"]]
     text += ["## What it took\n", _costs(results), "## Versions\n", _versions(results)]
     if results["failed"]:
         text += ["## Failed\n", "".join(f"- {name}: {reason}\n" for name, reason in results["failed"].items())]
+    if results["left_out"]:
+        text += ["## Left out\n", "".join(f"- {name}: {reason}\n" for name, reason in results["left_out"].items())]
     text += ["## Command\n", f"```\n{results['command']}\n```\n"]
     if results["runs"]:
         text.append(f"[{RECORDS}]({RECORDS}) holds settings, losses, every answer and its verdict.\n")
-    return "\n".join(text)
-
-
-def _columns(results: Numbers) -> list[str]:
-    """Measured columns in the order of the first row that has any."""
-    return list(dict.fromkeys(column for row in results["rows"] for column in row["summary"]))
+    return "\n".join(part for part in text if part)
 
 
 def published_name(column: str) -> str:
-    """The published column that stands beside a measured one: ``mlvu`` beside ``mini-mlvu``, the average beside the mean."""
-    return {"mean": "average"}.get(column, column.removeprefix("mini-"))
+    """The published column that stands beside a measured one: ``mlvu`` beside ``mini-mlvu``."""
+    return column.removeprefix("mini-")
+
+
+def parameters(count: int | None) -> str:
+    """How many were trained, as 0.21M."""
+    return ABSENT if count is None else f"{count / 1e6:.3g}M"
 
 
 def _table(results: Numbers) -> str:
-    columns = _columns(results)
-    beside = {column: published_name(column) for column in columns}
-    header = ["category", "model", "frames", "tokens"]
+    columns = [column for column in results["columns"] if any(column in row["summary"] for row in results["rows"])]
+    beside = {
+        column: name
+        for column in columns
+        if (name := results["joined"].get(column)) and any(name in row["published"] for row in results["rows"])
+    }
+    header = ["category", "model", "trained", "frames", "tokens"]
     for column in columns:
-        header += [column] + (["paper"] if any(beside[column] in row["published"] for row in results["rows"]) else [])
+        header += [column] + (["paper"] if column in beside else [])
     lines = []
+    if columns and results["chance"]:
+        lines.append(_floor("chance", {c: f"{100 * v:.1f}" for c, v in results["chance"].items()}, columns, beside))
+    if columns and results["blind"]:
+        told = {
+            c: f"{100 * v['mean']:.1f} ({100 * v['min']:.1f} to {100 * v['max']:.1f})"
+            for c, v in results["blind"].items()
+        }
+        runs = max(own["n"] for own in results["blind"].values())
+        lines.append(_floor(f"without the video (blind), {runs} runs", told, columns, beside))
     for row in results["rows"]:
         label = f"{row['label']} ({row['text']})" if row["text"] else row["label"]
+        if row["same_as"]:
+            label += f"; at this scale the same model as `{row['same_as']}`"
         frames = (
             f"{row['frames']} (paper {row['paper_frames']})"
             if row["paper_frames"] != row["frames"]
@@ -57,50 +74,84 @@ def _table(results: Numbers) -> str:
         tokens = str(row["tokens"])
         if row["paper_tokens"] is not None and row["paper_tokens"] != row["tokens"]:
             tokens += f" ({row['paper_tokens']})"
-        cells = [row["category"], label, frames, tokens]
+        cells = [row["category"], label, parameters(row["parameters_trained"]), frames, tokens]
         for column in columns:
             cells.append(_cell(row["summary"].get(column)))
-            if any(beside[column] in other["published"] for other in results["rows"]):
-                published = row["published"].get(beside[column])
-                cells.append(ABSENT if published is None else f"{published:g}")
+            if column in beside:
+                cells.append(_published(row, beside[column]))
         lines.append(cells)
     return markdown_table(header, lines)
 
 
+def _floor(label: str, cells: dict[str, str], columns: list[str], beside: dict[str, str]) -> list[str]:
+    """A line of what needs no video."""
+    line = ["", label, "", "", ""]
+    for column in columns:
+        line += [cells.get(column, ABSENT)] + ([""] if column in beside else [])
+    return line
+
+
+def _alone(results: Numbers) -> str:
+    """The published columns that no measured one stands beside, as a table of their own; "" if there are none."""
+    shown = {
+        name for column, name in results["joined"].items() if any(column in row["summary"] for row in results["rows"])
+    }
+    names = list(dict.fromkeys(name for row in results["rows"] for name in row["published"] if name not in shown))
+    if not names:
+        return ""
+    lines = [[row["name"], *(_published(row, name) for name in names)] for row in results["rows"] if row["published"]]
+    titles = [f"average (of {', '.join(results['average_of'])})" if name == "average" else name for name in names]
+    return "Published, and nothing measured stands beside it:\n\n" + markdown_table(["model@frames", *titles], lines)
+
+
+def _published(row: Numbers, name: str) -> str:
+    value = row["published"].get(name)
+    return ABSENT if value is None else f"{value:g}"
+
+
 def _cell(own: Numbers | None) -> str:
-    """Mean in percent with the interval of one seed or the deviation over several."""
+    """Mean in percent with its interval, and the deviation over several seeds."""
     if not own:
         return ABSENT
     told = f"{100 * own['mean']:.1f}"
     if own.get("interval"):
         low, high = own["interval"]
-        return f"{told} [{100 * low:.1f}, {100 * high:.1f}]"
+        told += f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{told} ± {100 * own['sd']:.1f}" if own.get("sd") is not None else told
 
 
 def _notes(results: Numbers) -> str:
     notes = [
-        f"accuracy in percent; [a, b]: {LEVEL:.0%} interval of one seed, bootstrap over videos (VNBench: the four tries of a "
-        "question); m ± s: mean and standard deviation (n - 1) over seeds",
-        "tokens: visual tokens of a video with as many frames as the row allows, in brackets the paper's",
+        f"accuracy in percent; [a, b]: {LEVEL:.0%} interval over videos (VNBench: the four tries of a question), of several seeds "
+        "also over seeds; ± s: standard deviation over seeds (n - 1)",
+        "chance: what uniform guessing gives; blind: the same models asked without the video, mean (least to greatest)",
+        "trained: parameters that learn in the last stage; tokens: visual tokens of a video with as many frames as the row allows, "
+        "in brackets the paper's",
         "mean: plain mean over suites, VNBench with its independent score; paper: as printed",
+        *([results["note"]] if results["note"] else []),
     ]
-    missing = [row["name"] for row in results["rows"] if len(row["seeds"]) < len(row["wanted_seeds"])]
-    if missing:
-        notes.append(f"not measured, or not with every seed: {', '.join(missing)}")
+    every = [row["name"] for row in results["rows"] if not row["seeds"]]
+    some = [
+        f"{row['name']} ({len(row['seeds'])} of {len(row['wanted_seeds'])})"
+        for row in results["rows"]
+        if 0 < len(row["seeds"]) < len(row["wanted_seeds"])
+    ]
+    if every:
+        notes.append(f"not measured: {', '.join(every)}")
+    if some:
+        notes.append(f"not with every seed: {', '.join(some)}")
     gains = [row for row in results["rows"] if row["over_blind"]]
     if gains:
         least = min(gains, key=lambda row: row["over_blind"]["difference"])
         low, high = least["over_blind"]["interval"]
         notes.append(
             f"over the same model without the video (blind), mean over suites: least "
-            f"{100 * least['over_blind']['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points, by {least['name']}; "
-            + (
-                f"not surely above it: {', '.join(results['below_blind'])}"
-                if results["below_blind"]
-                else "every row is above it"
-            )
+            f"{100 * least['over_blind']['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points, by {least['name']}"
         )
+    if results["below_blind"]:
+        notes.append(f"**not surely above blind: {', '.join(results['below_blind'])}**")
+    elif gains:
+        notes.append("every measured row is above blind")
     return "".join(f"- {note}\n" for note in notes)
 
 
@@ -109,36 +160,50 @@ def _orderings(results: Numbers) -> str:
     for ordering in results["orderings"]:
         lines.append([f"**{ordering['said']}**", "", f"**{ordering['verdict']}**"])
         for one in ordering["comparisons"]:
-            told = ABSENT
-            if one["difference"] is not None:
-                low, high = one["interval"]
-                told = f"{100 * one['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            told = _gap(one) if one["difference"] is not None else ABSENT
             lines.append([f"{one['left']} {_word(one['operator'])} {one['right']}", told, one["verdict"]])
-    return markdown_table(["the paper's", "left minus right, points", "here"], lines)
+    table = markdown_table(["the paper's", "left minus right, points", "here"], lines)
+    equal = results["equal"]
+    if equal:
+        names = " and ".join(equal["rows"])
+        table += f"\n{names} compute the same function. They are {_gap(equal)} points apart: so much is chance in training.\n"
+    return table
+
+
+def _gap(found: Numbers) -> str:
+    low, high = found["interval"]
+    return f"{100 * found['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _word(operator: str) -> str:
-    return {">": "better than", "<": "worse than", "~": "like"}[operator]
+    return {">": "better than", "<": "worse than", "~": "like", ">=": "as good as, or better than"}[operator]
 
 
 def _costs(results: Numbers) -> str:
-    lines = []
+    lines, total = [], 0.0
     for run in results["runs"]:
-        seconds = [run["training_seconds"], run["evaluation_seconds"]]
+        steps = run["step_seconds"]
+        whole = {"fit": run["seconds"]} if run["seconds"] is not None and run["starts"] <= 1 else {}
+        steps = steps or whole  # a resumed run's own records are of its last start
+        total += sum(steps.values())
+        fit = steps.get("fit")
+        others = sum(seconds for name, seconds in steps.items() if name != "fit")
         memory = run["peak_memory_mib"]
         lines.append(
             [
                 run["run"].rpartition("/")[2],
-                *(ABSENT if value is None else f"{value / 60:.1f} min" for value in seconds),
+                ABSENT if fit is None else f"{fit / 60:.1f} min",
+                f"{others / 60:.1f} min" if others else ABSENT,
                 ABSENT if memory is None else f"{memory / 1024:.1f} GiB",
                 str(run["starts"]),
             ]
         )
     if not lines:
         return "Nothing was run.\n"
-    known = [run["seconds"] for run in results["runs"] if run["seconds"] is not None]
-    total = f"\n{len(known)} models, {sum(known) / 60:.0f} minutes of wall time, added up over models that ran side by side.\n"
-    return markdown_table(["model and seed", "training", "first evaluation", "peak memory", "starts"], lines) + total
+    header = ["model and seed", "training and first evaluation", "other frames", "peak memory", "starts"]
+    told = f"\n{len(lines)} runs, {total / 60:.0f} minutes of wall time over all starts that were not killed, added up over "
+    told += "models that ran side by side.\n"
+    return markdown_table(header, lines) + told
 
 
 def _versions(results: Numbers) -> str:

@@ -4,42 +4,78 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.reports.curves import pyplot
+from tstar.reports.curves import plain_ticks, pyplot
 
 Numbers = dict[str, Any]
 MEAN = "mean"
 
 
 def accuracy_by_tokens(results: Numbers, path: Path) -> bool:
-    """Every measured row at its tokens, a colour a category, with its interval; False, and no file, where nothing was measured."""
+    """Every measured row at its tokens, a colour a category, with its interval; rows of one model are joined by a line.
+
+    Returns:
+        False, and no file is written, where nothing was measured.
+    """
     rows = _measured(results)
     if not rows:
         return False
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(8.6, 5.4), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(11.5, 6.2), constrained_layout=True)
     categories = list(dict.fromkeys(row["category"] for row in rows))
-    for number, category in enumerate(categories):
-        own = [row for row in rows if row["category"] == category]
+    places = _side_by_side(rows)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = sorted((row for row in rows if row["model"] == model), key=lambda row: row["tokens"])
         axis.errorbar(
-            [row["tokens"] for row in own],
-            [100 * row["summary"][MEAN]["mean"] for row in own],
+            [places[row["name"]] for row in own],
+            [_mean(row) for row in own],
             yerr=_errors(own),
-            fmt="o",
-            color=f"C{number % 10}",
-            markersize=6,
+            fmt="o-",
+            color=f"C{categories.index(own[0]['category']) % 10}",
+            markersize=5,
             capsize=2,
-            elinewidth=0.8,
-            label=category,
+            elinewidth=0.7,
+            linewidth=1,
         )
-    for row in rows:
-        place = row["tokens"], 100 * row["summary"][MEAN]["mean"]
-        axis.annotate(row["model"], place, xytext=(5, 3), textcoords="offset points", fontsize=6.5)
+    for number, category in enumerate(categories):
+        axis.plot([], [], "o", color=f"C{number % 10}", label=category)
     axis.set_xscale("log")
+    plain_ticks(axis.xaxis)
     _dress(axis, results, "visual tokens of a whole video (logarithmic)")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axis.margins(x=0.12)  # for the names
+    _name_points(axis, rows, categories)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
+
+
+def _side_by_side(rows: Sequence[Numbers]) -> dict[str, float]:
+    """Where each row is drawn: rows of as many tokens a little apart, lest their bars hide one another."""
+    places: dict[str, float] = {}
+    for tokens in {row["tokens"] for row in rows}:
+        own = [row["name"] for row in rows if row["tokens"] == tokens]
+        places |= {name: tokens * 1.012 ** (number - (len(own) - 1) / 2) for number, name in enumerate(own)}
+    return places
+
+
+def _name_points(axis: Any, rows: Sequence[Numbers], categories: Sequence[str]) -> None:
+    """Every model's name beside its last point; names at the same tokens keep apart, in the points' order."""
+    low, high = axis.get_ylim()
+    apart = (high - low) / 42
+    last = {row["model"]: row for row in sorted(rows, key=lambda row: row["tokens"])}
+    places = _side_by_side(rows)
+    for tokens in {row["tokens"] for row in last.values()}:
+        own = sorted((row for row in last.values() if row["tokens"] == tokens), key=_mean)
+        edge = max(places[row["name"]] for row in rows if row["tokens"] == tokens)
+        heights: list[float] = []
+        for row in own:
+            heights.append(max(_mean(row), heights[-1] + apart) if heights else _mean(row))
+        shift = max(0.0, heights[-1] - (high - apart))  # none above the frame
+        for row, height in zip(own, heights, strict=True):
+            name = row["model"] if row["same_as"] is None else f"{row['model']} = {row['same_as']}"
+            colour = f"C{categories.index(row['category']) % 10}"
+            place = edge, height - shift
+            axis.annotate(name, place, xytext=(5, -2), textcoords="offset points", fontsize=6.5, color=colour)
 
 
 def accuracy_by_frames(results: Numbers, path: Path) -> bool:
@@ -49,12 +85,12 @@ def accuracy_by_frames(results: Numbers, path: Path) -> bool:
     if not models:
         return False
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(7.2, 4.6), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(9.4, 4.8), constrained_layout=True)
     for number, model in enumerate(models):
         own = sorted((row for row in rows if row["model"] == model), key=lambda row: row["frames"])
         axis.errorbar(
             [row["frames"] * 1.01 ** (number - len(models) / 2) for row in own],  # side by side, not over one another
-            [100 * row["summary"][MEAN]["mean"] for row in own],
+            [_mean(row) for row in own],
             yerr=_errors(own),
             fmt="o-",
             color=f"C{number % 10}",
@@ -68,34 +104,37 @@ def accuracy_by_frames(results: Numbers, path: Path) -> bool:
     axis.set_xticks(frames, [str(count) for count in frames])
     axis.minorticks_off()
     _dress(axis, results, "frames of a video, at most")
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
 
 
 def accuracy_on_grid(results: Numbers, path: Path) -> bool:
-    """A cell for every pair of two settings, darker the better; False, and no file, where the rows are no grid."""
+    """A cell for every pair of two settings, brighter the better; False, and no file, where the rows are no grid."""
     rows = [row for row in _measured(results) if row["grid"]]
     if not rows:
         return False
     plt = pyplot()
     across, down = (sorted({row["grid"][axis] for row in rows}) for axis in (1, 0))
-    figure, axis = plt.subplots(figsize=(1.6 * len(across) + 2.2, 1.0 * len(down) + 2.0), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(1.6 * len(across) + 3.4, 1.0 * len(down) + 2.0), constrained_layout=True)
     values = [[float("nan")] * len(across) for _ in down]
     for row in rows:
-        values[down.index(row["grid"][0])][across.index(row["grid"][1])] = 100 * row["summary"][MEAN]["mean"]
+        values[down.index(row["grid"][0])][across.index(row["grid"][1])] = _mean(row)
     image = axis.imshow(values, cmap="viridis", aspect="auto")
+    figure.colorbar(image, ax=axis, label="accuracy in percent, mean over suites")
     for row in rows:
         place = across.index(row["grid"][1]), down.index(row["grid"][0])
-        text = f"{100 * row['summary'][MEAN]['mean']:.1f}\n{row['tokens']} tokens"
-        shade = image.norm(100 * row["summary"][MEAN]["mean"])
+        (below,), (above,) = _errors([row])
+        text = f"{_mean(row):.1f} ± {max(below, above):.1f}\n{row['tokens']} tokens"
+        shade = image.norm(_mean(row))
         axis.text(*place, text, ha="center", va="center", fontsize=8, color="black" if shade > 0.6 else "white")
     axis.set_xticks(range(len(across)), [str(value) for value in across])
     axis.set_yticks(range(len(down)), [str(value) for value in down])
     axis.set_ylabel(f"{results['grid'][0]} (of the published scale)")
     axis.set_xlabel(results["grid"][1])
-    axis.set_title(f"{results['title']}\naccuracy in percent, mean over suites", fontsize=10.5)
+    chance = f", chance {100 * results['chance'][MEAN]:.1f}" if MEAN in results["chance"] else ""
+    axis.set_title(f"{results['title']}\n± half of the 95% interval over videos{chance}", fontsize=10.5)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
@@ -105,21 +144,32 @@ def _measured(results: Numbers) -> list[Numbers]:
     return [row for row in results["rows"] if MEAN in row["summary"]]
 
 
+def _mean(row: Numbers) -> float:
+    """The mean over suites in percent."""
+    return float(100 * row["summary"][MEAN]["mean"])
+
+
 def _errors(rows: Sequence[Numbers]) -> list[list[float]]:
-    """Below and above the mean, in points: the interval of one seed, or the deviation over several. [2, n]"""
+    """How far the interval reaches below and above the mean, in points; 0 where nothing counted. [2, n]"""
     below, above = [], []
     for row in rows:
         own = row["summary"][MEAN]
-        low, high = own.get("interval") or (own["mean"] - (own["sd"] or 0.0), own["mean"] + (own["sd"] or 0.0))
-        below.append(100 * (own["mean"] - low))
-        above.append(100 * (high - own["mean"]))
+        low, high = own.get("interval") or (own["mean"], own["mean"])
+        below.append(100 * max(0.0, own["mean"] - low))
+        above.append(100 * max(0.0, high - own["mean"]))
     return [below, above]
 
 
 def _dress(axis: Any, results: Numbers, x_label: str) -> None:
-    seeds = max(len(row["seeds"]) for row in results["rows"])
-    bars = "bars: 95% interval over videos, one seed" if seeds == 1 else f"bars: standard deviation over {seeds} seeds"
-    axis.set_title(f"{results['title']}\n{bars}", fontsize=10.5)
+    for label, height, style in (
+        ("chance", results["chance"].get(MEAN), ":"),
+        ("without the video, mean over models", (results["blind"].get(MEAN) or {}).get("mean"), "--"),
+    ):
+        if height is not None:
+            axis.axhline(100 * height, color="0.45", linestyle=style, linewidth=1, label=label, zorder=0)
+    seeds = sorted({len(row["seeds"]) for row in results["rows"] if row["seeds"]})
+    over = "over videos, one seed" if seeds == [1] else "over videos and, of several seeds, over seeds"
+    axis.set_title(f"{results['title']}\nbars: 95% interval {over}", fontsize=10.5)
     axis.set_xlabel(x_label)
     axis.set_ylabel("accuracy in percent, mean over suites")
     axis.grid(alpha=0.25)

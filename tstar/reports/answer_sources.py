@@ -84,7 +84,10 @@ def report_by(run: RunAnswers, name: str, rules: str | None, annotations: Mappin
     asked = {item.id for item in report.items}
     items = [item for item in benchmark.load(place) if item.id in asked]
     if report.fingerprint and report.fingerprint != fingerprint(items):
-        raise DataError(f"{run.path}: its {name} report is about other questions than {place} holds")
+        raise DataError(
+            f"{run.path}: its {name} report is about other questions than {place} holds, or was written by an earlier version; "
+            "score its answers again"
+        )
     return benchmark.score(items, {i.id: i.response for i in report.items if i.how != MISSING}, rules)
 
 

@@ -1,7 +1,9 @@
 """Who works on what in a folder that several processes or machines share: one small file a piece of work.
 
-A claim is made by creating its file, which a file system lets only one do. Its holder touches it while it works; one that has
-not been touched for long, or whose processes on this machine are gone, may be taken over.
+A claim is made by creating its file, which a file system lets only one do. Its holder touches it while it works. Where the
+holder's processes can be seen from here they decide whether it lives; else its silence does, by this process's own clock. Who
+takes a dead holder's work over moves its file away first, which again only one can do; a holder that wakes up finds that its file
+is another's, or gone, and has lost the work.
 """
 
 import contextlib
@@ -17,7 +19,11 @@ from typing import Any
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 300.0
-"""A holder on another machine that has been silent for so long is taken for dead. Clocks may differ by much less than this."""
+"""A holder whose processes cannot be seen from here and that has been silent for so long is taken for dead."""
+AWAY_SECONDS = 1.0
+"""How long a living holder's file may be away while another looks at it."""
+_seen: dict[Path, tuple[object, float]] = {}
+"""Last sign of life of others' claims, and when it was first seen by this process's clock."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,19 @@ class Holder:
     """Who holds a claim."""
 
     host: str
+    here: bool
+    """Whether its processes can be seen from this one: the same start of the same machine, and the same container."""
     processes: dict[str, str]
     """Of this holder: when each started, by its number."""
     silent: float
-    """Seconds since its last sign of life."""
+    """Seconds for which it has given no sign of life, as far as this process has watched it."""
+    token: str | None
+    """What tells it from others; None in a damaged file."""
 
     @property
     def alive(self) -> bool:
-        if self.host == socket.gethostname():
-            return any(_born(int(pid)) == born for pid, born in self.processes.items())
+        if self.here:
+            return any(born != "gone" and _born(int(pid)) == born for pid, born in self.processes.items())
         return self.silent < STALE_SECONDS
 
     def __str__(self) -> str:
@@ -41,7 +51,7 @@ class Holder:
 
 
 class Claim:
-    """A piece of work that is held by this process until :meth:`release`.
+    """A piece of work that is held by this process until :meth:`release`, or until it is lost.
 
     Args:
         path: the claim's file, which :func:`take` has made.
@@ -50,14 +60,20 @@ class Claim:
 
     def __init__(self, path: Path, token: str) -> None:
         self.path, self.token = path, token
+        self.lost = threading.Event()
+        """Set once another has taken the claim over, as after a long sleep of this machine."""
+        self._pids = [os.getpid()]
+        self._lock = threading.Lock()
         self._over = threading.Event()
         self._beat = threading.Thread(target=self._keep, daemon=True)
         self._beat.start()
 
     def works_through(self, pid: int) -> None:
         """Name a child process: while it lives the claim is held, even if this process dies."""
-        fresh = _written(self.path, self.token, (os.getpid(), pid))
-        fresh.replace(self.path)
+        with self._lock:
+            self._pids = [os.getpid(), pid]
+            if self._held():
+                _written(self.path, self.token, self._pids).replace(self.path)
 
     def release(self) -> None:
         """Give the work back, done or not."""
@@ -68,17 +84,30 @@ class Claim:
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):
+            with self._lock, contextlib.suppress(OSError):  # a file server that is away for a while
+                if not self._held():
+                    return
                 os.utime(self.path)
+
+    def _held(self) -> bool:
+        """Whether the file is still this holder's. Who looks whether it is a dead one's may have it in hand for a moment."""
+        if not _there(self.path):
+            time.sleep(AWAY_SECONDS)
+        token = _content(self.path).get(
+            "token", self.token
+        )  # one that cannot be read now is looked at by the next beat
+        if token != self.token or not _there(self.path):
+            self.lost.set()
+        return not self.lost.is_set()
 
 
 def take(path: Path) -> Claim | None:
     """Claim the work that ``path`` stands for; None if a living holder has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
-    if not _create(path, token):
+    if not _create(path, token, [os.getpid()]):
         _clear_away_dead(path)
-        if not _create(path, token):
+        if not _create(path, token, [os.getpid()]):
             return None
     return Claim(path, token)
 
@@ -86,16 +115,50 @@ def take(path: Path) -> Claim | None:
 def holder_of(path: Path) -> Holder | None:
     """Who holds ``path``, None if nobody does."""
     try:
-        silent = max(0.0, time.time() - path.stat().st_mtime)
+        stamp = path.stat()
     except FileNotFoundError:
+        _seen.pop(path, None)
         return None
     content = _content(path)
-    return Holder(str(content.get("host", "an unknown machine")), dict(content.get("processes", {})), silent)
+    token = _token(content)
+    life = (token, stamp.st_mtime_ns, stamp.st_ino)
+    before, since = _seen.get(path, (None, 0.0))
+    now = time.monotonic()
+    if before != life:
+        _seen[path] = life, (since := now)
+    known = content.get("processes")
+    processes = {str(pid): str(born) for pid, born in known.items()} if isinstance(known, dict) else {}
+    own = _machine()
+    here = bool(own["boot"] and own["container"]) and all(content.get(key) == value for key, value in own.items())
+    return Holder(
+        str(content.get("host", "an unknown machine")),
+        here,
+        {pid: born for pid, born in processes.items() if pid.isdecimal()},
+        now - since,
+        token,
+    )
 
 
-def _create(path: Path, token: str) -> bool:
+def _there(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _machine() -> dict[str, str]:
+    """What processes that see one another have in common; "" where the system does not say."""
+    boot = container = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        container = os.readlink("/proc/self/ns/pid")
+    return {"boot": boot, "container": container}
+
+
+def _create(path: Path, token: str, pids: list[int]) -> bool:
     """Make the file with all that is in it in one step, unless it is there: a hard link to a finished one."""
-    fresh = _written(path, token, (os.getpid(),))
+    fresh = _written(path, token, pids)
     try:
         os.link(fresh, path)
     except FileExistsError:
@@ -105,26 +168,28 @@ def _create(path: Path, token: str) -> bool:
     return True
 
 
-def _written(path: Path, token: str, pids: tuple[int, ...]) -> Path:
+def _written(path: Path, token: str, pids: list[int]) -> Path:
     fresh = path.with_name(f"{path.name}.{token}")
     processes = {str(pid): _born(pid) for pid in pids}
-    fresh.write_text(json.dumps({"host": socket.gethostname(), "processes": processes, "token": token}))
+    content = {"host": socket.gethostname(), **_machine(), "processes": processes, "token": token}
+    fresh.write_text(json.dumps(content))
     return fresh
 
 
 def _clear_away_dead(path: Path) -> None:
-    """Delete a dead holder's file. Whoever does so holds a second file meanwhile, lest a new holder's be deleted instead."""
-    guard = path.with_name(f"{path.name}.takeover")
-    guarding = holder_of(guard)
-    if guarding is not None and not guarding.alive:
-        guard.unlink(missing_ok=True)  # it died within these few lines
-    token = uuid.uuid4().hex
-    if not _create(guard, token):
-        return
+    """Delete a dead holder's file: it is moved away, which one can do, and put back if meanwhile it is a living one's."""
     holder = holder_of(path)
-    if holder is not None and not holder.alive:
-        path.unlink(missing_ok=True)
-    guard.unlink(missing_ok=True)
+    if holder is None or holder.alive:
+        return
+    away = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(away)
+    except FileNotFoundError:  # another was quicker
+        return
+    if _token(_content(away)) != holder.token:
+        with contextlib.suppress(FileExistsError):  # a third has it by now, and this one will hear of it
+            os.link(away, path)
+    away.unlink()
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -135,6 +200,11 @@ def _content(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _token(content: dict[str, Any]) -> str | None:
+    token = content.get("token")
+    return token if isinstance(token, str) else None
+
+
 def _born(pid: int) -> str:
     """When a process started, in the machine's own ticks, so that a number that is used again is not taken for the old one.
 
@@ -142,7 +212,7 @@ def _born(pid: int) -> str:
     """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return "gone"
     except PermissionError:
         pass

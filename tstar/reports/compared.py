@@ -15,6 +15,7 @@ from tstar.evaluation.contrasts import in_mean_cells, in_suite_mean, report_diff
 from tstar.evaluation.power import POWER, needed_like
 from tstar.evaluation.seeds import Combined, Tables, combined, combined_difference
 from tstar.evaluation.statistics import HIGHEST_RATING, LEVEL, Difference, bootstrap_intervals, tried
+from tstar.evaluation.table import waiting_for_judge
 from tstar.reports.answer_sources import Budget, RunAnswers, report_by
 
 
@@ -46,6 +47,8 @@ class SuiteComparison:
     only_first: int | None
     """Questions that the first alone has right; None where there are several runs."""
     only_second: int | None
+    unpaired: int | None
+    """Questions that the rule does not count for one of the two or both, which are in neither; None for several runs."""
     p_value: float | None
     """McNemar's, exact; with several runs Student's t test over questions and seeds."""
     needed: int | None
@@ -65,6 +68,8 @@ class Compared:
     """Over the suites whose value is no mark; None for fewer than two."""
     left_out: tuple[str, ...]
     """Suites that not all runs have."""
+    unjudged: tuple[str, ...]
+    """Those whose answers wait for a judge, with what has to be done."""
     level: float = LEVEL
     power: float = POWER
 
@@ -88,12 +93,16 @@ def compare_sides(
         annotations: where suites lie that have to be scored again, by name, if not where the runs say.
 
     Raises:
-        ConfigError: they have no suite in common, or annotations are needed.
+        ConfigError: they have no suite in common that is measured, or annotations are needed.
         DataError: runs answered other questions, or were scored by other rules.
     """
     runs = [*first, *second]
     every = list(dict.fromkeys(name for run in runs for name in run.reports))
-    shared = [name for name in every if all(name in run.reports for run in runs)]
+    waiting = {name: run.reports[name] for run in runs for name in run.reports if run.reports[name].unmeasured}
+    unjudged = tuple(f"{waiting_for_judge(report)}, and compare the reports" for report in waiting.values())
+    shared = [name for name in every if all(name in run.reports for run in runs) and name not in waiting]
+    if not shared and waiting:
+        raise ConfigError("; ".join(unjudged))
     if not shared:
         listed = "; ".join(f"{run.path}: {', '.join(run.reports) or 'nothing'}" for run in runs)
         raise ConfigError(f"there is no suite that all of them answered ({listed})")
@@ -107,7 +116,8 @@ def compare_sides(
         second=tuple(str(run.path) for run in second),
         suites=tuple(_suite(name, [[run[name] for run in side] for side in sides], budgets[name]) for name in shared),
         mean=_mean(sides),
-        left_out=tuple(name for name in every if name not in shared),
+        left_out=tuple(name for name in every if name not in shared and name not in waiting),
+        unjudged=unjudged,
     )
 
 
@@ -120,13 +130,14 @@ def _suite(
     names = names or list(benchmark.headlines(benchmark.cells(lead.items)))  # a part without the headline
     main = benchmark.in_mean if benchmark.in_mean in names else names[0]
     compared = [benchmark.compare(lead, other) for other in others]  # refuses other questions, rules and judges
-    alone: tuple[int | None, int | None] = (None, None)
+    alone: tuple[int | None, int | None, int | None] = (None, None, None)
     p_value: float | None = None
     error = 0.0
     if len(others) == 1:
         changes = compared[0].differences
         values = {value: _pair(lead, others[0], value, changes.get(value)) for value in names}
-        alone, p_value = (compared[0].only_first, compared[0].only_second), compared[0].p_value
+        pair = compared[0]
+        alone, p_value = (pair.only_first, pair.only_second, pair.unpaired), pair.p_value
         if main in changes:
             error = changes[main].error
     else:
@@ -146,6 +157,7 @@ def _suite(
         main=main,
         only_first=alone[0],
         only_second=alone[1],
+        unpaired=alone[2],
         p_value=p_value,
         needed=needed_like(lead.counts["n"], values[main].difference or 0.0, error),
         budgets=budgets,

@@ -57,6 +57,17 @@ def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.flo
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
+def plain_ticks(axis: Any) -> None:
+    """Ticks of a drawn logarithmic axis (``plot.xaxis`` or ``yaxis``) as 20, 50, 100 instead of powers of ten; few between them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    marks = (1, 2, 5) if high > 12 * low else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    axis.set_major_locator(LogLocator(base=10, subs=marks, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
 def pyplot() -> Any:
     """matplotlib's drawing module, without a window; ConfigError where it is not installed."""
     try:

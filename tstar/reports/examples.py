@@ -48,7 +48,7 @@ def example_sheet(run: Run, suite: str, path: Path, count: int) -> list[str]:
     if report is None:
         raise DataError(f"{run.path} has no answers to {suite}")
     place = suite_place(run, suite)
-    items = {item.id: item for item in get_benchmark(suite).load(place.annotations)}
+    items = {item.id: item for item in get_benchmark(suite).load(place.annotations, place.media)}
     media = SuiteMedia(place.media)
     evaluation = run.config["evaluation"]
     names = {key: evaluation[key] for key in ("fps", "max_frames") if key in evaluation}

@@ -8,6 +8,7 @@
 A command that was stopped goes on where it was when the queue is run again, as far as the command itself can.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -85,7 +86,7 @@ class JobQueue:
         self.jobs, self.folder, self.workers, self.tell = list(jobs), folder, workers, tell
         self.environment = {**os.environ, **(environment or {}), "TSTAR_PARENT": str(os.getpid())}
         self.outcome = Outcome()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._busy: set[str] = set()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -105,6 +106,8 @@ class JobQueue:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        for job in [] if self.outcome.stopped else self._open():  # a worker has died: nobody may take that for success
+            self.outcome.failed[job.name] = "was not run; a worker ended early"
         return self.outcome
 
     def _work(self) -> None:
@@ -115,9 +118,10 @@ class JobQueue:
                 try:
                     self._do(job, claim)
                 except Exception as error:  # a full disk, say: the other workers go on
-                    self._fail(job, f"{type(error).__name__}: {error}")
+                    self._fail(job, _said(error))
                 finally:
-                    claim.release()
+                    with contextlib.suppress(OSError):  # then the claim is a dead one's when this process ends
+                        claim.release()
                     with self._lock:
                         self._busy.discard(job.name)
                 continue
@@ -141,10 +145,14 @@ class JobQueue:
             for job in self._open():
                 if job.name in self._busy:
                     continue
-                if job.finished():
-                    self.outcome.done.append(job.name)
+                try:
+                    if job.finished():
+                        self.outcome.done.append(job.name)
+                        continue
+                    claim = take(self._claim(job.name))
+                except Exception as error:  # a damaged file, say: the other jobs go on
+                    self._fail(job, _said(error))
                     continue
-                claim = take(self._claim(job.name))
                 if claim is not None:
                     self._busy.add(job.name)
                     return job, claim
@@ -154,13 +162,18 @@ class JobQueue:
         log = self.folder / "logs" / f"{job.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         record = self.folder / "jobs" / f"{job.name}.json"
-        seconds: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+        seconds = recorded_seconds(self.folder, job.name)
         self.tell(f"{job.name}: begun{self._time_left()}")
         for step in job.steps:
             if step.finished() or self.outcome.stopped:
                 continue
             begun = time.monotonic()
             status = self._call(job, step, claim, log)
+            if claim.lost.is_set():
+                self.tell(
+                    f"{job.name}: another process has taken it over while this one gave no sign of life; left to it"
+                )
+                return
             seconds[step.name] = round(seconds.get(step.name, 0.0) + time.monotonic() - begun, 1)
             record.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(record, json.dumps(seconds))
@@ -192,11 +205,17 @@ class JobQueue:
                     start_new_session=True,
                 )
                 self._running[job.name] = process
-            claim.works_through(process.pid)
-            status = process.wait()
-            with self._lock:
-                del self._running[job.name]
-        return status
+            try:
+                claim.works_through(process.pid)
+                while not claim.lost.is_set() and not _ended(process):
+                    pass
+            finally:
+                if process.poll() is None:  # nobody would hear of it any more
+                    _kill(process)
+                    process.wait()
+                with self._lock:
+                    del self._running[job.name]
+        return process.returncode
 
     def _fail(self, job: Job, reason: str) -> None:
         with self._lock:
@@ -209,16 +228,20 @@ class JobQueue:
     def _stop(self, number: int, frame: object) -> None:
         again = bool(self.outcome.stopped)
         self.outcome.stopped = number
-        for process in list(self._running.values()):
-            process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+        with self._lock:  # whoever starts a command now has either seen the number, or entered the command here
+            for process in self._running.values():
+                if again:
+                    _kill(process)
+                else:
+                    process.send_signal(signal.SIGTERM)
 
     def _time_left(self) -> str:
         """ ", 3 of 27 done, about 95 min left", from what the finished ones took."""
         took = []
         for job in self.jobs:
-            record = self.folder / "jobs" / f"{job.name}.json"
-            if job.name in self.outcome.done and record.is_file():
-                took.append(sum(json.loads(record.read_text()).values()))
+            seconds = recorded_seconds(self.folder, job.name) if job.name in self.outcome.done else {}
+            if seconds:
+                took.append(sum(seconds.values()))
         told = f", {len(self.outcome.done)} of {len(self.jobs)} done"
         left = len(self.jobs) - len(self.outcome.done) - len(self.outcome.failed)
         if took and left:
@@ -227,6 +250,32 @@ class JobQueue:
 
     def _claim(self, name: str) -> Path:
         return self.folder / "claims" / f"{name}.json"
+
+
+def recorded_seconds(folder: Path, name: str) -> dict[str, float]:
+    """What a job's steps took, added up over its starts but those that were killed; {} where nothing readable says it."""
+    try:
+        found = json.loads((folder / "jobs" / f"{name}.json").read_text(encoding="utf-8"))
+        return {str(step): float(seconds) for step, seconds in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended, after waiting for that a moment."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    return process.poll() is not None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it and all it has started, at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _last_lines(log: Path) -> str:

@@ -90,7 +90,8 @@ def repeated(
         warmup: measurements before those that count.
         samples: measurements that count.
         slow: where one takes longer, warm-ups too, it counts and is the last.
-        until: by :func:`time.monotonic`; no measurement is begun that would end later, if it takes as long as the last one.
+        until: by :func:`time.monotonic`; no measurement is begun that would end later, if it takes as long as the last one. Where
+            that is so before the warm-ups are over, the last of them counts.
 
     Returns:
         The seconds that count by name, at least one each.
@@ -100,9 +101,10 @@ def repeated(
         begun = time.monotonic()
         times = measure()
         taken = time.monotonic() - begun
-        if number >= warmup or taken > slow:
+        last = taken > slow or (until is not None and time.monotonic() + taken > until)
+        if number >= warmup or last:
             found.append(times)
-        if taken > slow or (found and until is not None and time.monotonic() + taken > until):
+        if last:
             break
     return {name: [times[name] for times in found] for name in found[0]}
 

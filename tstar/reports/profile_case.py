@@ -82,17 +82,27 @@ def measure(case: Case, begun: float | None = None) -> dict[str, Any]:
 
 
 def _paper(chain: Chain, until: float) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """All from decoded frames to the first token; then the same without the encoder, whose memory does not count."""
+    """All from decoded frames to the first token; then, if there is time, the same without the encoder, whose memory does not
+    count."""
     case, frames = chain.case, next(chain.inputs())
     meter = PeakMeter(case.device)
     given = {"input": _input(frames, case), "base": meter.base}
-    often = {"warmup": case.warmup, "samples": case.samples, "until": until}
-    times = repeated(lambda: {"total": seconds_of(lambda: chain.through(frames), case.device)}, **often)  # type: ignore[arg-type]
+    begun = time.monotonic()
+    times = repeated(
+        lambda: {"total": seconds_of(lambda: chain.through(frames), case.device)},
+        warmup=case.warmup,
+        samples=case.samples,
+        until=begun + (until - begun) / 2,  # the other half of the time is for what follows
+    )
     memory = {"needed": meter.peak(), "by_part": {}, **given}
+    if time.monotonic() + max(times["total"]) > until:  # it would be ended, and what is measured lost
+        return times, memory
     features = chain.step("encode", frames)
     after = repeated(
         lambda: {"without_encoding": seconds_of(lambda: chain.compute(features, after="encode"), case.device)},
-        **often,  # type: ignore[arg-type]
+        warmup=case.warmup,
+        samples=case.samples,
+        until=until,
     )
     return times | after, memory
 

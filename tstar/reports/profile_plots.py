@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.reports.curves import pyplot
+from tstar.reports.curves import plain_ticks, pyplot
 from tstar.reports.measured_cost import MIB
 from tstar.reports.profile_cases import LABELS, PARTS
 
@@ -20,6 +20,7 @@ PART_COLOURS = {
     "prefill": "#1b7837",
     "first_token": "#762a83",
 }
+MARKS = "os^vD<>ph*"
 ACROSS = 3
 """Panels side by side."""
 
@@ -37,23 +38,21 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
     if not any(row["status"] == "measured" for row in rows):
         return False
     plt = pyplot()
-    from matplotlib.ticker import LogFormatter
-
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), constrained_layout=True)
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    for colour, label in zip(_colours(len(labels)), labels, strict=True):
+    for number, label in enumerate(labels):
         own = sorted((row for row in rows if row["label"] == label), key=lambda row: row["frames"])
-        _draw_seconds(left, own, colour, label)
-        _draw_memory(right, own, colour, label)
+        style = _style(number)
+        _draw_seconds(left, own, style, label)
+        _draw_memory(right, own, style, label)
     every = sorted({row["frames"] for row in rows})
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(every, [f"{frames:,}" for frames in every])
         axes.set_xlabel("frames")
-        axes.yaxis.set_major_formatter(LogFormatter())  # plain numbers
-        axes.yaxis.set_minor_formatter(LogFormatter())
-        axes.grid(alpha=0.25, which="both")
+        plain_ticks(axes.yaxis)
+        axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     single = rows[0]["parts"][0] if len(rows[0]["parts"]) == 1 else None
     left.set_ylabel(
@@ -67,14 +66,13 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
     return True
 
 
-def _draw_seconds(axes: Any, rows: Sequence[Row], colour: str, label: str) -> None:
+def _draw_seconds(axes: Any, rows: Sequence[Row], style: Mapping[str, Any], label: str) -> None:
     measured = [row for row in rows if row["status"] == "measured"]
     name = "total" if len(rows[0]["parts"]) > 1 else rows[0]["parts"][0]
     frames = [row["frames"] for row in measured]
     own = [row["seconds"][name] for row in measured]
-    axes.plot(
-        frames, [one["median"] for one in own], color=colour, marker="o", markersize=4, linewidth=1.5, label=label
-    )
+    colour = style["color"]
+    axes.plot(frames, [one["median"] for one in own], **style, label=label)
     axes.fill_between(
         frames,
         [one["quartile1"] for one in own],
@@ -93,11 +91,11 @@ def _draw_seconds(axes: Any, rows: Sequence[Row], colour: str, label: str) -> No
     _ended(axes, rows, colour)
 
 
-def _draw_memory(axes: Any, rows: Sequence[Row], colour: str, label: str) -> None:
+def _draw_memory(axes: Any, rows: Sequence[Row], style: Mapping[str, Any], label: str) -> None:
     points = [(row["frames"], row["memory"]["total"] / MIB) for row in rows if row["status"] == "measured"]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.5, label=label)
-    _ended(axes, rows, colour)
+        axes.plot(*zip(*points, strict=True), **style, label=label)
+    _ended(axes, rows, style["color"])
 
 
 def _ended(axes: Any, rows: Sequence[Row], colour: str) -> None:
@@ -161,8 +159,15 @@ def _stack(panel: Any, rows: Sequence[Row], parts: Sequence[str]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]
+def _style(number: int) -> dict[str, Any]:
+    """Of a label's line: open marks of its own shape, and thinner the later it is drawn, so that lines in one place all show."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKS[number % len(MARKS)],
+        "markersize": 6,
+        "markerfacecolor": "none",
+        "linewidth": max(0.9, 2.7 - 0.45 * number),
+    }
 
 
 def _title(figure: Any, title: str, head: str, told: str) -> None:

@@ -238,7 +238,7 @@ def _paper_table(group: Numbers, rows: Sequence[Numbers], head: str) -> str:
                 f"{row['visual_tokens']:,}",
                 spread(seconds["total"]),
                 significant(seconds["total"]["mean"]),
-                spread(seconds["without_encoding"]),
+                spread(seconds["without_encoding"]) if "without_encoding" in seconds else ABSENT,
                 mebibytes(row["memory"]["weights"] + row["memory"]["input"]),
                 mebibytes(row["memory"]["needed"]),
                 str(seconds["total"]["calls"]),

@@ -16,11 +16,15 @@ import yaml
 
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation import Report, get_benchmark
-from tstar.evaluation.prediction_store import MODE_LABELS, MODES
+from tstar.evaluation.contrasts import measured
+from tstar.evaluation.prediction_store import MODE_LABELS, MODES, modes_of
 from tstar.evaluation.settings import chosen_modes
+from tstar.evaluation.table import waiting_for_judge
 
 Reports = dict[str, dict[str, Report]]
 """By suite and mode."""
+Asked = dict[str, tuple[str, Any]]
+"""By suite: the run that was asked first, and its questions and rules."""
 _FRAMES_TAG = re.compile(r"max_frames=(\d+)(-baselines=False)?")
 _CASUAL = {
     "data": ("features", "num_workers", "seed"),
@@ -49,6 +53,8 @@ class Evaluated:
     reports: Reports
     record: dict[str, Any]
     """``evaluation.json``: model, settings, seconds, memory, command; empty where there is none."""
+    unjudged: dict[str, str] = field(default_factory=dict)
+    """Suites whose answers wait for a judge, with what has to be done; they have no reports here."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Run:
     config: dict[str, Any]
     stages: list[StageRecord]
     own: Evaluated
-    """The evaluation that the recipe asks for."""
+    """The evaluation that the recipe asks for, without what waits for a judge."""
     other_frames: list[Evaluated]
     """The same checkpoint at other frame counts, rising."""
     card: dict[str, Any]
@@ -71,7 +77,8 @@ class Run:
 
     @property
     def suites(self) -> list[str]:
-        return list(self.config["evaluation"]["benchmarks"])
+        """Of the recipe, but for those whose answers wait for a judge."""
+        return [name for name in self.config["evaluation"]["benchmarks"] if name not in self.own.unjudged]
 
     @property
     def kind(self) -> str:
@@ -84,7 +91,7 @@ def read_run(path: Path) -> Run:
 
     Raises:
         DataError: it is no run's folder, or one of its files is damaged.
-        ConfigError: its recipe evaluates nothing.
+        ConfigError: its recipe evaluates nothing, or all of it waits for a judge.
     """
     if not (path / "config.yaml").is_file():
         raise DataError(
@@ -104,8 +111,13 @@ def read_run(path: Path) -> Run:
     events = [_row(line, path) for line in _lines(path / "events.jsonl")]
     expected = chosen_modes(evaluation.get("baselines", True))
     own = _evaluated(path / "eval", int(evaluation.get("max_frames", 128)), list(evaluation["benchmarks"]))
+    if own.unjudged and not own.reports:
+        raise ConfigError(f"{path}: nothing is measured yet; {'; '.join(own.unjudged.values())}")
+    missing += [f"{path}/eval: {line}" for line in own.unjudged.values()]
+    asked = [suite for suite in evaluation["benchmarks"] if suite not in own.unjudged]
     for mode in expected:
-        lacking = [suite for suite in evaluation["benchmarks"] if mode not in own.reports.get(suite, {})]
+        suites = [suite for suite in asked if modes_of(get_benchmark(suite), [mode])]
+        lacking = [suite for suite in suites if mode not in own.reports.get(suite, {})]
         if lacking:
             missing.append(f"{path}/eval: no report of {MODE_LABELS[mode]} for {', '.join(lacking)}")
     if own.reports and not own.record:
@@ -132,22 +144,14 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         DataError: a suite's questions or rules differ.
     """
     first = runs[0]
-    asked: dict[str, tuple[str, Any]] = {}
+    asked: Asked = {}
     for run in runs:
         if sorted(run.suites) != sorted(first.suites):
             raise ConfigError(
                 f"{run.path} was evaluated on {', '.join(run.suites)}, but {first.path} on {', '.join(first.suites)}; "
                 "a report needs runs on the same suites"
             )
-        for suite, modes in run.own.reports.items():
-            for report in modes.values():
-                questions = report.rules, sorted((item.id, item.answer) for item in report.items)
-                where, known = asked.setdefault(suite, (str(run.path), questions))
-                if questions != known:
-                    raise DataError(
-                        f"{run.path} answered other questions of {suite}, or by other rules, than {where}; a report "
-                        "needs runs on the same suites: evaluate them again by `tstar validate`"
-                    )
+        check_questions(run, asked)
     kinds: dict[str, list[Run]] = {}
     for run in runs:
         same = [other for other in kinds.get(run.kind, []) if other.seed == run.seed]
@@ -162,6 +166,20 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
             label += f" ({', '.join(run.path.name for run in group)})"
         labelled[label] = sorted(group, key=lambda run: (len(run.seed), run.seed))
     return labelled
+
+
+def check_questions(run: Run, asked: Asked) -> None:
+    """DataError if a run answered other questions than the runs before it, or by other rules; ``asked`` learns what is new."""
+    for evaluated in (run.own, *run.other_frames):
+        for suite, modes in evaluated.reports.items():
+            for report in modes.values():
+                questions = report.rules, sorted((item.id, item.answer) for item in report.items)
+                where, known = asked.setdefault(suite, (str(run.path), questions))
+                if questions != known:
+                    raise DataError(
+                        f"{run.path} answered other questions of {suite}, or by other rules, than {where}; a report "
+                        "needs runs on the same suites: evaluate them again by `tstar validate`"
+                    )
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -235,7 +253,10 @@ def _evaluated(folder: Path, max_frames: int, suites: list[str]) -> Evaluated:
             if report.benchmark != suite:
                 raise DataError(f"{path}: is a report of {report.benchmark}, not of {suite}")
             reports.setdefault(suite, {})[mode] = report
-    return Evaluated(max_frames, reports, _json(folder / "evaluation.json"))
+    leads = {suite: by_mode.get("full") or next(iter(by_mode.values())) for suite, by_mode in reports.items()}
+    unjudged = {suite: waiting_for_judge(lead) for suite, lead in leads.items() if lead.unmeasured}
+    judged = {suite: measured(by_mode) for suite, by_mode in reports.items() if suite not in unjudged}
+    return Evaluated(max_frames, judged, _json(folder / "evaluation.json"), unjudged)
 
 
 def _other_frames(folder: Path, own: Evaluated, missing: list[str]) -> list[Evaluated]:
@@ -266,7 +287,7 @@ def _recipe_name(events: list[dict[str, Any]]) -> str:
     except ValueError:  # an odd quote: the command was recorded without its quoting
         words = command.split()
     files = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         if word == "--config" or word.startswith("--config="):
             files.append(word.partition("=")[2] or after)
     return " + ".join(Path(file).stem for file in files)

@@ -16,7 +16,7 @@ from tstar.evaluation.contrasts import (
     suite_mean,
     suite_parts,
 )
-from tstar.evaluation.prediction_store import MODES
+from tstar.evaluation.prediction_store import MODES, modes_of
 from tstar.evaluation.seeds import combined, summary
 from tstar.evaluation.statistics import HIGHEST_RATING, Cell, Difference, tried
 from tstar.evaluation.table import table_columns
@@ -48,7 +48,8 @@ def recipe_numbers(group: Sequence[Run]) -> Numbers:
         seeds = {seed: values for seed, values in seeds.items() if values}
         if seeds:
             together = summaries(seeds, "value")
-            for column, interval in both_intervals(group, mode).items():
+            reports = [{suite: own[mode] for suite, own in run.own.reports.items() if mode in own} for run in group]
+            for column, interval in both_intervals(reports, with_mode(group[0].suites, mode)).items():
                 together[column]["interval"] = interval
             modes[mode] = {"seeds": seeds, "summary": together}
     differences: dict[str, Numbers] = {}
@@ -73,32 +74,41 @@ def recipe_numbers(group: Sequence[Run]) -> Numbers:
 
 
 def mode_values(evaluated: Evaluated, mode: str, suites: Sequence[str]) -> Numbers:
-    """Value and interval of each column that was measured in ``mode``; ``mean`` only if every suite was."""
+    """Value and interval of each column that was measured in ``mode``; ``mean`` only if every suite was that has the mode."""
     reports = {suite: evaluated.reports[suite][mode] for suite in suites if mode in evaluated.reports.get(suite, {})}
     values: Numbers = {}
     for (suite, name), label in table_columns(suites).items():
-        if suite in reports:
+        if suite in reports and name in reports[suite].aggregate:
             values[label] = {"value": reports[suite].aggregate[name], "interval": reports[suite].intervals.get(name)}
-    if len(reports) == len(suites):
+    whole = [suite for suite, report in reports.items() if get_benchmark(suite).in_mean in report.aggregate]
+    if whole and len(whole) == len(with_mode(suites, mode)):
         mean, interval = suite_mean(reports)
         values["mean"] = {"value": mean, "interval": interval}
     return values
 
 
-def both_intervals(group: Sequence[Run], mode: str) -> dict[str, tuple[float, float]]:
-    """Interval over items and seeds of each column that several runs were measured in, and of the mean if all suites were."""
-    suites = group[0].suites
+def with_mode(suites: Sequence[str], mode: str) -> list[str]:
+    """The suites that a mode says something about."""
+    return [suite for suite in suites if modes_of(get_benchmark(suite), [mode])]
+
+
+def both_intervals(runs: Sequence[Mapping[str, Report]], suites: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Interval over items and seeds of each column that several runs were measured in, and of the mean if all suites were.
+
+    Args:
+        runs: reports by suite of each seed.
+        suites: all that should be there.
+    """
     found = {}
     tables: dict[str, list[list[Cell]]] = {}
     for (suite, name), label in table_columns(suites).items():
         benchmark = get_benchmark(suite)
-        reports = [run.own.reports.get(suite, {}).get(mode) for run in group]
-        cells = [benchmark.cells(report.items)[name] for report in reports if report is not None]
+        cells = [benchmark.cells(own[suite].items)[name] for own in runs if suite in own]
         if len(cells) < 2 or not all(map(tried, cells)):
             continue
         highest = HIGHEST_RATING if name in benchmark.ratings else 1.0
         found[label] = combined({suite: cells}, highest=highest).interval
-        if name == benchmark.in_mean and in_suite_mean(suite) and len(cells) == len(group):
+        if name == benchmark.in_mean and in_suite_mean(suite) and len(cells) == len(runs):
             tables[suite] = cells
     if tables and tables.keys() == {suite for suite in suites if in_suite_mean(suite)}:
         found["mean"] = combined(tables).interval
@@ -109,12 +119,15 @@ def chance_values(run: Run) -> Numbers:
     """What uniform guessing gives in each column; the questions decide it."""
     leads = {suite: next(iter(modes.values())) for suite, modes in run.own.reports.items()}
     values = {
-        label: leads[suite].chance[name] for (suite, name), label in table_columns(run.suites).items() if suite in leads
+        label: leads[suite].chance[name]
+        for (suite, name), label in table_columns(run.suites).items()
+        if suite in leads and name in leads[suite].chance
     }
     if len(leads) == len(run.suites):
-        averaged = [r.chance[get_benchmark(suite).in_mean] for suite, r in leads.items() if in_suite_mean(suite)]
-        if averaged:
-            values["mean"] = statistics.fmean(averaged)
+        averaged = [r.chance.get(get_benchmark(suite).in_mean) for suite, r in leads.items() if in_suite_mean(suite)]
+        known = [value for value in averaged if value is not None]
+        if known and len(known) == len(averaged):
+            values["mean"] = statistics.fmean(known)
     return values
 
 

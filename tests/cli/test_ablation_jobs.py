@@ -1,0 +1,156 @@
+"""What counts as finished, and as the same model, on folders written by hand as a run leaves them."""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tstar.cli.ablate import found_runs
+from tstar.cli.ablation_file import read_ablation
+from tstar.cli.ablation_jobs import Training, changes, check_unchanged, groups
+from tstar.cli.run_folder import config_digest, global_batch
+from tstar.errors import ConfigError
+from tstar.evaluation.settings import EvaluationConfig
+
+TABLE5 = Path("configs/ablations/table5.yaml")
+
+
+def training(folder, *settings, path=TABLE5, seed=3):
+    return Training(groups(read_ablation(path, "miniature", settings).models)[0], seed, folder)
+
+
+def leave_finished(own, baselines=False):
+    """As `tstar fit` leaves a model that is trained and evaluated."""
+    recipe = own.group.recipe(own.seed)
+    (own.path / "eval").mkdir(parents=True)
+    (own.path / "config.yaml").write_text(yaml.safe_dump(recipe.as_yaml()))
+    for number, (name, config) in enumerate(recipe.stages.items(), 1):
+        stage = own.path / f"{number}-{name}"
+        (stage / "checkpoints").mkdir(parents=True)
+        (stage / "checkpoints" / "last.ckpt").write_text("x")
+        entry = {"last.ckpt": {"bytes": 1, "sha256": "0123456789abcdef" * 4, "step": 1}}
+        (stage / "checkpoints" / "manifest.json").write_text(json.dumps(entry))
+        done = {"config_sha256": config_digest(config), "global_batch": global_batch(config)}
+        (stage / "done.json").write_text(json.dumps(done))
+    leave_answers(own.path / "eval", EvaluationConfig(**recipe.evaluation))
+
+
+def leave_answers(place, config, model="0123456789abcdef"):
+    place.mkdir(exist_ok=True)
+    (place / "evaluation.json").write_text(json.dumps({"model": model, "settings": asdict(config)}))
+    for suite in config.benchmarks:
+        for mode in config.modes:
+            (place / f"{suite}.{mode}.json").write_text("{}")
+
+
+def test_a_model_is_finished_when_all_its_answers_are_there_and_its_own(tmp_path):
+    own = training(tmp_path)
+    assert not own.job().finished()
+    leave_finished(own)
+    assert own.job().finished()
+    assert changes(own) == []
+    (own.path / "eval" / "mini-mlvu.blind.json").unlink()  # killed between two modes
+    assert not own.job().finished()
+    (own.path / "eval" / "mini-mlvu.blind.json").write_text("{}")
+    assert own.job().finished()
+    record = json.loads((own.path / "eval" / "evaluation.json").read_text())
+    (own.path / "eval" / "evaluation.json").write_text(json.dumps({**record, "model": "of another one"}))
+    assert not own.job().finished()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ([("trainer.max_epochs", "5")], r"stage projector, trainer.max_epochs 1, now 5"),
+        ([("data.limit", "7")], r"data.limit 4000, now 7"),
+        ([("data.batch_size", "4")], r"samples a step 32, now 4"),
+        ([("evaluation.fps", "2")], r"evaluation.fps 4, now 2"),
+        ([("evaluation.baselines", "false")], r"evaluation.baselines \['blind'\], now False"),
+        ([("evaluation.benchmarks.mvbench", "x")], r"evaluation.suites \[.*now \[.*'mvbench'"),
+    ],
+)
+def test_settings_that_changed_since_are_named(tmp_path, settings, named):
+    leave_finished(training(tmp_path))
+    with pytest.raises(ConfigError, match=named) as caught:
+        check_unchanged(training(tmp_path, *settings))
+    assert "was made with other settings" in str(caught.value)
+    assert "delete that folder" in str(caught.value)
+
+
+def test_settings_that_decide_nothing_may_change(tmp_path):
+    leave_finished(training(tmp_path))
+    layout = [("data.batch_size", "16"), ("trainer.accumulate_grad_batches", "2")]
+    casual = [("evaluation.batch_size", "3"), ("evaluation.benchmarks.mini-mlvu", "moved"), ("data.features", "null")]
+    per_stage = [("stages.video_sft.data.batch_size", "8"), ("stages.video_sft.trainer.accumulate_grad_batches", "1")]
+    other = training(tmp_path, *layout, *casual, *per_stage)
+    assert changes(other) == []
+    assert other.job().finished()
+
+
+def test_a_stage_that_has_not_begun_may_change(tmp_path):
+    own = training(tmp_path)
+    leave_finished(own)
+    last = own.path / f"{len(own.group.recipe(0).stages)}-video_sft"
+    (last / "done.json").unlink()
+    changed = training(tmp_path, ("stages.video_sft.trainer.max_epochs", "5"))
+    assert changes(changed) == ["stage video_sft, trainer.max_epochs 1, now 5"]  # a checkpoint is there
+    (last / "checkpoints" / "last.ckpt").unlink()
+    assert changes(changed) == []
+    assert changes(training(tmp_path, ("evaluation.fps", "2"))) == []
+    assert not changed.job().finished()
+
+
+def test_a_record_of_other_settings_is_not_trusted(tmp_path):
+    own = training(tmp_path)
+    leave_finished(own)
+    path = own.path / "1-projector" / "done.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config_sha256": "of others"}))
+    assert changes(own) == ["stage projector, done.json is of others"]
+    (own.path / "config.yaml").write_text("- no recipe")
+    assert "is no resolved recipe" in changes(own)[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tag"),
+    [((), "max_frames=32-baselines=False"), ((("evaluation.baselines", "false"),), "max_frames=32")],
+)
+def test_other_frames_are_looked_for_where_they_are_written(tmp_path, settings, tag):
+    own = training(tmp_path, *settings, path=Path("configs/ablations/figure5.yaml"))
+    assert own.group.frames == [4, 8, 16, 32, 48]
+    leave_finished(own)
+    at = next(step for step in own.job().steps if step.name == "32 frames")
+    assert not at.finished()
+    standard = EvaluationConfig(**own.group.recipe(3).evaluation)
+    config = EvaluationConfig(**{**asdict(standard), "max_frames": 32, "baselines": False})
+    leave_answers(own.path / "eval" / tag, config)
+    assert at.finished()
+    words = at.command()
+    assert words[words.index("--max-frames") + 1] == "32"
+    assert "mini-mlvu" in words[words.index("--evaluation.benchmarks") + 1]
+
+
+def test_answers_of_an_earlier_checkpoint_are_in_no_row(tmp_path):
+    """As where a stage's folder was deleted to train it again, and the answers stayed."""
+    own = training(tmp_path)
+    leave_finished(own)
+    _, left_out = found_runs([own.group], tmp_path)
+    assert list(left_out) == [own.name]  # its reports are empty files here, which is said
+    (own.path / f"{len(own.group.recipe(0).stages)}-video_sft" / "done.json").unlink()
+    assert found_runs([own.group], tmp_path) == ({}, {})
+
+
+def test_models_that_are_one_at_this_scale_are_trained_once():
+    small = groups(read_ablation(TABLE5).models)
+    assert [[model.name for model in group.models] for group in small] == [
+        ["none_pythia", "none_mamba", "none_mamba2"],
+        ["mambamia_pythia", "mambamia_mamba", "mambamia_mamba2"],
+    ]
+    assert len(groups(read_ablation(TABLE5, "paper").models)) == 6
+    assert len(groups(read_ablation(Path("configs/ablations/table1.yaml")).models)) == 27
+    one, two = small[0].models[:2]
+    other = copy.deepcopy(two.recipe)
+    other.evaluation["fps"] = 1
+    assert len(groups([one, type(two)(two.name, "", "", "", other, two.budgets)])) == 2

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tstar.cli.main import main
-from tstar.evaluation import compare, get_benchmark, score
+from tstar.evaluation import JudgeReplies, compare, get_benchmark, score
 from tstar.evaluation.seeds import combined, combined_difference
 from tstar.evaluation.statistics import bootstrap_intervals
 
@@ -223,6 +223,28 @@ def test_suites_that_only_one_has_are_left_out_and_said(maker, capsys):
     assert f"there is no suite that all of them answered ({second}: mlvu; {third}: tempcompass)" in told
 
 
+def test_answers_that_wait_for_a_judge_are_not_compared(maker, capsys):
+    rows = [
+        {"question_id": f"v_{n}", "video_name": f"x{n}", "question": "what?", "answer": "red", "type": 4}
+        for n in (0, 1)
+    ]
+    runs = [maker.run(name, {"mlvu": said("mlvu", 12)}) for name in "ab"]
+    unjudged = score("activitynetqa", rows, {"v_0": "red", "v_1": "red"}).to_json()
+    for path in runs:
+        (path / "eval" / "activitynetqa.full.json").write_text(unjudged)
+    out = run(capsys, *runs).out
+    assert "| activitynetqa" not in out
+    assert "- activitynetqa: 2 answers wait for a judge: tstar score activitynetqa " in out
+    told = run(capsys, *runs, "--benchmarks", "activitynetqa", status=2).err
+    assert "activitynetqa: 2 answers wait for a judge: tstar score activitynetqa " in told
+    replies = JudgeReplies({f"v_{n}": ["{'pred': 'yes', 'score': 5}"] for n in (0, 1)})
+    (maker.root / "r.json").write_text(
+        score("activitynetqa", rows, {"v_0": "red", "v_1": "red"}, judge_replies=replies).to_json()
+    )
+    (found,) = json.loads(run(capsys, maker.root / "r.json", maker.root / "r.json", "--json").out)["suites"]
+    assert found["values"]["accuracy"]["first"] == 1.0
+
+
 def test_frames_of_an_evaluation_apart(maker, capsys):
     """A folder below eval/ is compared with its own run; the same answers on other frames do not hide what was looked at."""
     path = maker.run("a", {"mlvu": said("mlvu", 9)})
@@ -270,13 +292,34 @@ def test_a_mistake_is_one_line_and_status_2(maker, capsys, monkeypatch, argument
     assert told.count("\n") == 1
 
 
-def test_a_rule_that_counts_no_answer_has_no_intervals(maker, capsys):
-    """Video-MME's official accuracy is of the answered; a model that never answers has none."""
-    rows = [
+def videomme(count):
+    return [
         {"video_id": f"{n}", "videoID": f"v{n}", "question_id": f"{n}-1", "duration": "short", "domain": "d"}
         | {"sub_category": "s", "task_type": "t", "question": f"What {n}?", "options": ["A. x", "B. y"], "answer": "A"}
-        for n in range(9)
+        for n in range(count)
     ]
+
+
+def test_the_test_is_over_questions_that_count_for_both(maker, capsys):
+    """Of 50 questions the first answers half, all rightly; of those the second has a fifth wrong, and it answers the others too."""
+    rows = videomme(50)
+    said = {"a": lambda n: "A" if n < 25 else "?", "b": lambda n: "A" if n % 5 else "B"}
+    for name, text in said.items():
+        report = score("videomme", rows, {f"{n}-1": text(n) for n in range(50)})
+        (maker.root / f"{name}.json").write_text(report.to_json())
+    paths = maker.root / "a.json", maker.root / "b.json"
+    (found,) = json.loads(run(capsys, *paths, "--json").out)["suites"]
+    assert found["values"]["accuracy"]["difference"] == pytest.approx(-0.2)
+    assert (found["only_first"], found["only_second"], found["unpaired"]) == (5, 0, 25)
+    assert found["p_value"] == pytest.approx(2 / 2**5)
+    assert "- videomme: 25 of 50 questions are not counted for both" in run(capsys, *paths).out
+    (found,) = json.loads(run(capsys, paths[0], paths[0], "--json").out)["suites"]
+    assert (found["only_first"], found["only_second"], found["unpaired"], found["p_value"]) == (0, 0, 25, 1.0)
+
+
+def test_a_rule_that_counts_no_answer_has_no_intervals(maker, capsys):
+    """Video-MME's official accuracy is of the answered; a model that never answers has none."""
+    rows = videomme(9)
     paths = []
     for name, text in (("silent", "?"), ("loud", "A")):
         paths.append(maker.root / f"{name}.json")
@@ -293,7 +336,7 @@ def test_a_rule_that_counts_no_answer_has_no_intervals(maker, capsys):
             }
         )["x"]
     )
-    assert "| – | 0 / 9 |" in run(capsys, *paths).out
+    assert "| – | 0 / 0 |" in run(capsys, *paths).out
     three = f"{paths[0]},{paths[1]}"
     (found,) = json.loads(run(capsys, three, paths[1], "--json").out)["suites"]
     assert found["p_value"] is None

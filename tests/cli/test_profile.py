@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tstar.cli.profile_file import read_preset
 from tstar.compressors import build_compressor
 from tstar.reports import profile
 from tstar.reports.profile_case import measure
-from tstar.reports.profile_cases import ANSWER, PARTS, Case
+from tstar.reports.profile_cases import ANSWER, FROM_VIDEO, PARTS, Case
 
 RECIPE = ["profile", "--config", "stages/align.yaml"]
 QUICK = ["--samples", "2", "--warmup", "0", "--device", "cpu", "--text-tokens", "8"]
@@ -158,6 +159,8 @@ def test_a_checkpoint_has_weights_and_a_compressor(capsys, option):
         ("title: t", "'groups' is missing"),
         ("{title: t, groups: {a: {title: t}}}", "'config' is missing"),
         ("{title: t, groups: {a: {title: t, config: [], confg: 1}}}", "unknown key 'confg'; did you mean 'config'"),
+        ("{title: t, groups: {a: {title: t, config: [R], videos: [x]}}}", "videos must be a folder, got ['x']"),
+        ("{title: t, groups: {a: {title: t, config: [R], videos: none}}}", "videos of a: no such folder:"),
         ("{title: t, groups: {a: {title: t, config: [R], protocol: parst}}}", "unknown protocol 'parst'"),
         (
             "{title: t, groups: {a: {title: t, config: [R], compressors: {x: none}}}}",
@@ -175,8 +178,11 @@ def test_a_preset_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, text, 
     assert len(error.strip().splitlines()) == 1
 
 
-def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths():
+def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world):
     title, groups = read_preset(FIGURE, [])
+    assert [group.videos for group in groups] == ["data_shards/miniature/benchmarks/mini-mlvu", None]
+    videos = str(tiny_world / "benchmarks" / "mini-mlvu")
+    groups = [replace(group, videos=videos if group.videos else None) for group in groups]
     assert "figure 4" in title.lower()
     options = dict.fromkeys(("frames", "compressors", "parts", "protocol", "precision", "samples", "warmup", "videos"))
     arguments = Namespace(**options, text_tokens=256, seed=0, time_limit=60.0, memory_limit_gib=None)
@@ -189,7 +195,7 @@ def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths():
         assert len(cases) == 8 * 5 * (2 if group.name == "miniature" else 1)
         assert {case.precision for case in cases} == {"bf16"}
         wide = group.name == "paper_width"
-        assert {case.parts for case in cases} == ({("compress",)} if wide else {ANSWER})
+        assert {case.parts for case in cases} == ({("compress",)} if wide else {ANSWER, (*FROM_VIDEO, *ANSWER)})
         assert {case.model.random for case in cases} == {wide}
         assert {case.model.is_miniature for case in cases} == {not wide}
         d_vision, d_language, grid = sizes[group.name]

@@ -58,7 +58,9 @@ def add_score(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--responses", required=True, nargs="+", metavar="FILE", help="see below; several are read as one"
     )
     score.add_argument(
-        "--rules", choices=("official", "strict", "lmms-eval"), help="only these (default: all the benchmark has)"
+        "--rules",
+        choices=("official", "strict", "lmms-eval"),
+        help="whose report is written, and printed first, official and strict beside it (default: all the benchmark has)",
     )
     score.add_argument(
         "--frames", metavar="TEXT", help="of stored predictions on several numbers of frames, those with this 'frames'"
@@ -224,8 +226,11 @@ def add_ablate(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="train and evaluate the models of one of the paper's tables, and write the table",
         description="Train every model of a table's file once a seed, evaluate it at the frames of each of its rows, and write the "
         "table beside the published numbers: Markdown, CSV, JSON and plots. Stopped or killed, the same command goes on; several "
-        "calls, also on several machines, may share one run folder. A model that fails does not stop the others.",
-        epilog="settings:\n  Any --section.key VALUE is laid over every model's recipe, as --trainer.devices 4; see fit.\n",
+        "calls, also on several machines, may share one run folder. A model that fails does not stop the others. What was made "
+        "with other settings is not used but named. Progress goes to stderr.",
+        epilog="settings:\n  Any --section.key VALUE is laid over every model's recipe, as --trainer.devices 4; see fit.\n"
+        "  Seeds, names and evaluation.max_frames are the table's. The published scales need suites:\n"
+        "  --evaluation.benchmarks.mlvu DIR and so on.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     ablate.add_argument("file", metavar="FILE", help="as configs/ablations/table1.yaml")
@@ -235,8 +240,14 @@ def add_ablate(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="NAME",
         help="miniature (default); paper, which is the file's own published scale; or a name in configs/scale, as paper_7b",
     )
-    ablate.add_argument("--rows", metavar="A,B", help="only these models (default: all; --list names them)")
-    ablate.add_argument("--seeds", type=numbers, metavar="N[,N]", help="default: the file's")
+    ablate.add_argument(
+        "--rows",
+        metavar="A,B",
+        help="train only these models (default: all; --list names them); the table has all rows",
+    )
+    ablate.add_argument(
+        "--seeds", type=numbers, metavar="N[,N]", help="train these (default: the file's); the table has all there are"
+    )
     ablate.add_argument("--workers", type=int, default=1, metavar="N", help="models trained at once (default: 1)")
     ablate.add_argument("--runs", default="runs", metavar="DIR", help="the runs are in DIR/TABLE (default: runs)")
     ablate.add_argument("--out", metavar="DIR", help="folder of the table (default: reports/TABLE)")

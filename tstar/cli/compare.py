@@ -114,11 +114,18 @@ def _notes(compared: "Compared") -> list[str]:
         "stayed as it is"
         + ("; the seeds' part of the error stays, however many questions there are" if several else "")
     )
+    notes += [
+        f"{suite.suite}: {suite.unpaired} of {suite.n} questions are not counted for both, so they are in neither 'only A' nor "
+        "'only B', and not in the test"
+        for suite in compared.suites
+        if suite.unpaired
+    ]
     notes += [f"{suite.suite}: {text}" for suite in compared.suites if (text := _budget_text(suite))]
     if compared.mean is not None:
         notes += mean_notes(suite.suite for suite in compared.suites)
     if compared.left_out:
         notes.append(f"left out, as not all have it: {', '.join(compared.left_out)}")
+    notes += compared.unjudged
     return notes
 
 

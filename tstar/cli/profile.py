@@ -126,7 +126,8 @@ def cases_of(group: Wanted, arguments: argparse.Namespace, device: str) -> "list
     from tstar.reports.profile_cases import ANSWER, FROM_VIDEO, Case, in_order
 
     config = list(group.recipe.stages.values())[-1]
-    base, videos = model_of(config, group.random_weights, group.checkpoint), _videos(arguments.videos)
+    base = model_of(config, group.random_weights, group.checkpoint)
+    videos = _videos(arguments.videos or group.videos, "--videos" if arguments.videos else f"videos of {group.name}")
     models = {base.compressor["name"]: base}
     if group.compressors:
         chosen = {
@@ -229,15 +230,15 @@ def _device(asked: str) -> str:
     return "cuda:0" if asked == "cuda" else asked
 
 
-def _videos(folder: str | None) -> tuple[str, ...]:
-    """Files of a folder and of those in it, evenly chosen where there are many."""
+def _videos(folder: str | None, what: str) -> tuple[str, ...]:
+    """Files of a folder and of those in it, evenly chosen where there are many; ``what`` names the setting."""
     if folder is None:
         return ()
     if not Path(folder).is_dir():
-        raise DataError(f"--videos: no such folder: {folder}")
+        raise DataError(f"{what}: no such folder: {folder}")
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEOS and path.is_file())
     if not files:
-        raise DataError(f"--videos: no videos in {folder} ({', '.join(VIDEOS)})")
+        raise DataError(f"{what}: no videos in {folder} ({', '.join(VIDEOS)})")
     count = min(len(files), MOST_VIDEOS)
     return tuple(str(files[number * len(files) // count]) for number in range(count))
 

@@ -1,5 +1,6 @@
 """Files that say what is profiled together: groups of recipes, compressors and frames, as configs/profiles/figure4.yaml."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,18 @@ from tstar.cli.yaml_files import check_mapping, load_yaml
 from tstar.errors import ConfigError, suggest
 
 TOP = ("title", "frames", "compressors", "groups")
-GROUP = ("title", "config", "over", "frames", "compressors", "protocol", "parts", "precision", "random_weights")
+GROUP = (
+    "title",
+    "config",
+    "over",
+    "frames",
+    "compressors",
+    "protocol",
+    "parts",
+    "precision",
+    "random_weights",
+    "videos",
+)
 PROTOCOLS = ("paper", "parts", "both")
 
 
@@ -28,6 +40,8 @@ class Wanted:
     parts: tuple[str, ...] = ()
     precision: str | None = None
     random_weights: bool = False
+    videos: str | None = None
+    """Folder of videos that are decoded within the clock."""
     checkpoint: Path | None = None
     """Trained weights of the recipe's last stage."""
 
@@ -36,7 +50,7 @@ def read_preset(path: Path, settings: list[tuple[str, str]]) -> tuple[str, list[
     """Title and groups of a file.
 
     Args:
-        path: of the file; recipes are looked for from its folder.
+        path: of the file; recipes and videos are looked for from its folder.
         settings: ``--key value`` settings, laid over every recipe.
 
     Raises:
@@ -60,6 +74,9 @@ def read_preset(path: Path, settings: list[tuple[str, str]]) -> tuple[str, list[
         frames = group.get("frames", data.get("frames", ()))
         if not all(isinstance(count, int) for count in frames):
             raise ConfigError(f"{place}: frames must be whole numbers, got {frames!r}")
+        videos = group.get("videos")
+        if videos is not None and not isinstance(videos, str):
+            raise ConfigError(f"{place}: videos must be a folder, got {videos!r}")
         groups.append(
             Wanted(
                 name=name,
@@ -71,6 +88,7 @@ def read_preset(path: Path, settings: list[tuple[str, str]]) -> tuple[str, list[
                 parts=tuple(group.get("parts", ())),
                 precision=group.get("precision"),
                 random_weights=bool(group.get("random_weights", False)),
+                videos=None if videos is None else os.path.normpath(path.parent / videos),
             )
         )
     return data["title"], groups

@@ -132,7 +132,6 @@ def test_a_holder_that_was_taken_over_notices_and_takes_nothing_back(tmp_path, m
 def test_a_holder_whose_file_is_gone_has_lost_the_work(tmp_path, monkeypatch):
     """As after a long sleep, in which another has done it and given it back."""
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(claims, "AWAY_SECONDS", 0.02)
     claim = take(tmp_path / "a.json")
     assert not claim.lost.is_set()
     (tmp_path / "a.json").unlink()
@@ -141,19 +140,41 @@ def test_a_holder_whose_file_is_gone_has_lost_the_work(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_of_a_living_one_that_was_moved_away_is_put_back(tmp_path, monkeypatch):
-    """Between the look at a dead holder's file and its removal a new holder has come."""
+DEAD = {"host": "h", **claims._machine(), "processes": {"999999999": "1"}}
+
+
+def test_who_took_a_dead_holder_for_the_present_one_leaves_the_new_one_alone(tmp_path, monkeypatch):
+    """Between the look at a dead holder's file and its replacement another has taken it over."""
     path = tmp_path / "a.json"
-    content = json.dumps({"host": "h", **claims._machine(), "processes": {"999999999": "1"}, "token": "dead"})
-    path.write_text(content)
+    path.write_text(json.dumps({**DEAD, "token": "dead"}))
     dead = holder_of(path)
     assert not dead.alive
-    path.unlink()
     claim = take(path)
     monkeypatch.setattr(claims, "holder_of", lambda path: dead)
     assert take(path) is None
     assert os.listdir(tmp_path) == ["a.json"]
     assert json.loads(path.read_text())["token"] == claim.token
+    claim.release()
+
+
+def test_who_died_while_it_took_a_dead_holder_over_is_taken_over_in_turn(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**DEAD, "token": "first"}))
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "_there", killed)
+        patch.setattr(claims, "_remove", lambda path, token: None)
+        with pytest.raises(SystemExit):
+            take(path)
+    (right,) = set(tmp_path.iterdir()) - {path}
+    assert take(path) is None  # this process lives
+    right.write_text(json.dumps({**DEAD, "token": "second"}))
+    claim = take(path)
+    assert claim is not None
+    assert os.listdir(tmp_path) == ["a.json"]
     claim.release()
 
 

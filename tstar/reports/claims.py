@@ -2,8 +2,9 @@
 
 A claim is made by creating its file, which a file system lets only one do. Its holder touches it while it works. Where the
 holder's processes can be seen from here they decide whether it lives; else its silence does, by this process's own clock. Who
-takes a dead holder's work over moves its file away first, which again only one can do; a holder that wakes up finds that its file
-is another's, or gone, and has lost the work.
+takes a dead holder's work over first claims the right to do so, a file of that holder's own that again only one can create, and
+then puts its file in the dead one's place in one step: the place is never empty meanwhile. A holder that wakes up finds that its
+file is another's, or gone, and has lost the work.
 """
 
 import contextlib
@@ -14,14 +15,13 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 300.0
 """A holder whose processes cannot be seen from here and that has been silent for so long is taken for dead."""
-AWAY_SECONDS = 1.0
-"""How long a living holder's file may be away while another looks at it."""
 _seen: dict[Path, tuple[object, float]] = {}
 """Last sign of life of others' claims, and when it was first seen by this process's clock."""
 
@@ -79,8 +79,7 @@ class Claim:
         """Give the work back, done or not."""
         self._over.set()
         self._beat.join()
-        if _content(self.path).get("token") == self.token:
-            self.path.unlink(missing_ok=True)
+        _remove(self.path, self.token)
 
     def _keep(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
@@ -90,12 +89,8 @@ class Claim:
                 os.utime(self.path)
 
     def _held(self) -> bool:
-        """Whether the file is still this holder's. Who looks whether it is a dead one's may have it in hand for a moment."""
-        if not _there(self.path):
-            time.sleep(AWAY_SECONDS)
-        token = _content(self.path).get(
-            "token", self.token
-        )  # one that cannot be read now is looked at by the next beat
+        """Whether the file is still this holder's. One that is there and cannot be read now is looked at by the next beat."""
+        token = _content(self.path).get("token", self.token)
         if token != self.token or not _there(self.path):
             self.lost.set()
         return not self.lost.is_set()
@@ -105,11 +100,7 @@ def take(path: Path) -> Claim | None:
     """Claim the work that ``path`` stands for; None if a living holder has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
-    if not _create(path, token, [os.getpid()]):
-        _clear_away_dead(path)
-        if not _create(path, token, [os.getpid()]):
-            return None
-    return Claim(path, token)
+    return Claim(path, token) if _create(path, token) or _take_over(path, token) else None
 
 
 def holder_of(path: Path) -> Holder | None:
@@ -156,9 +147,9 @@ def _machine() -> dict[str, str]:
     return {"boot": boot, "container": container}
 
 
-def _create(path: Path, token: str, pids: list[int]) -> bool:
+def _create(path: Path, token: str) -> bool:
     """Make the file with all that is in it in one step, unless it is there: a hard link to a finished one."""
-    fresh = _written(path, token, pids)
+    fresh = _written(path, token, [os.getpid()])
     try:
         os.link(fresh, path)
     except FileExistsError:
@@ -168,28 +159,41 @@ def _create(path: Path, token: str, pids: list[int]) -> bool:
     return True
 
 
+def _take_over(path: Path, token: str) -> bool:
+    """Put a file of one's own in the place of a dead holder's; False if it lives or another is quicker.
+
+    The right to do it is a claim too, named after the dead holder, so that who died while it took over is taken over in turn. Its
+    winner looks again: by then an earlier one may have finished.
+    """
+    holder = holder_of(path)
+    if holder is None:
+        return _create(path, token)
+    if holder.alive:
+        return False
+    right = path.with_name(f"{path.name}.{sha256(str(holder.token).encode()).hexdigest()[:16]}")
+    if not _create(right, token) and not _take_over(right, token):
+        return False
+    try:
+        mine = _there(path) and _token(_content(path)) == holder.token
+        if mine:
+            _written(path, token, [os.getpid()]).replace(path)
+        return mine
+    finally:
+        _remove(right, token)
+
+
+def _remove(path: Path, token: str) -> None:
+    """Delete the file if it is still this holder's."""
+    if _content(path).get("token") == token:
+        path.unlink(missing_ok=True)
+
+
 def _written(path: Path, token: str, pids: list[int]) -> Path:
     fresh = path.with_name(f"{path.name}.{token}")
     processes = {str(pid): _born(pid) for pid in pids}
     content = {"host": socket.gethostname(), **_machine(), "processes": processes, "token": token}
     fresh.write_text(json.dumps(content))
     return fresh
-
-
-def _clear_away_dead(path: Path) -> None:
-    """Delete a dead holder's file: it is moved away, which one can do, and put back if meanwhile it is a living one's."""
-    holder = holder_of(path)
-    if holder is None or holder.alive:
-        return
-    away = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.rename(away)
-    except FileNotFoundError:  # another was quicker
-        return
-    if _token(_content(away)) != holder.token:
-        with contextlib.suppress(FileExistsError):  # a third has it by now, and this one will hear of it
-            os.link(away, path)
-    away.unlink()
 
 
 def _content(path: Path) -> dict[str, Any]:

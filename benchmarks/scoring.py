@@ -4,7 +4,7 @@
 
 makes up annotations in each benchmark's published layout and answers of every kind (bare letters, sentences, options' texts,
 unreadable ones, failures, questions never asked), on one core. Timed is all of ``score_all``: reading the annotations, official and
-strict rules and how often lmms-eval's differ, aggregates and intervals. The last line printed is JSON with every number.
+strict rules, on how many questions they differ, aggregates and intervals. The last line printed is JSON with every number.
 ``--items 2000`` is for trials.
 """
 

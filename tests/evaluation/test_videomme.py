@@ -8,6 +8,7 @@ import pytest
 from tstar.errors import DataError
 from tstar.evaluation import get_benchmark, score
 from tstar.evaluation.statistics import wilson_interval
+from tstar.evaluation.table import comparison_table
 
 
 def record(number=417, question=2, **changes):
@@ -210,6 +211,11 @@ def test_with_subtitles_the_prompt_opens_with_what_is_said_at_the_frames(tmp_pat
     item, without = suite.load(tmp_path)
     assert (item.subtitles, without.subtitles) == ("subtitle/abc417.srt", "")
     assert get_benchmark("videomme").load(tmp_path)[0].subtitles == ""
+    said = suite.score([item, without], {})
+    assert said.beside == "subtitles of 1 of 2 videos"
+    assert "; subtitles of 1 of 2 videos" in comparison_table({"videomme_subtitles": {"full": said}}).notes[0]
+    assert suite.score([without], {}).beside == ""
+    assert get_benchmark("videomme").score(get_benchmark("videomme").load(tmp_path), {}).beside == ""
     rest = "How many eggs are used?\nA. Two.\nB. Three.\nC. Four.\nD. Six.\nThe best answer is:"
     head = "Select the best answer to the following multiple-choice question based on the video"
     tail = ". Respond with only the letter (A, B, C, or D) of the correct option.\n"

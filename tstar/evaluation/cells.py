@@ -1,5 +1,6 @@
 """Verdicts as cells of aggregates."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from tstar.evaluation.items import ItemScore
@@ -12,15 +13,10 @@ def right_of_counted(
     """One single-stratum table of counted items a value of ``category``, named ``prefix`` + value."""
     if category is None:
         return {prefix: cells} if (cells := list(map(item_cell, scores))) else {}
-    tables: dict[str, list[Cell]] = {}
+    tables: defaultdict[str, list[Cell]] = defaultdict(list)
     for item in scores:
-        value = item.categories.get(category)
-        if value is None:
-            continue
-        own = tables.get(value)
-        if own is None:
-            own = tables[value] = []
-        own.append(item_cell(item))
+        if (value := item.categories.get(category)) is not None:
+            tables[value].append(item.__dict__.get("cell") or item_cell(item))
     return {prefix + value: cells for value, cells in tables.items()}
 
 

@@ -5,7 +5,6 @@ Maaz et al., "Video-ChatGPT: Towards Detailed Video Understanding via Large Visi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class ChatTemporal(JudgedBenchmark):
     def lmms_eval(self, item: Item, line: ResponseLine) -> Verdict:
         """The first reply that is not empty decides; a mark that cannot be read is a 0 there."""
         said = tuple(reply for reply in line.replies if reply.strip())
-        found = super().lmms_eval(item, replace(line, replies=said[:1]))
+        found = super().lmms_eval(item, line._replace(replies=said[:1]))
         return found if found.how == JUDGED else Verdict(None, UNJUDGED, False, 0.0)
 
     def merit(self, item: ItemScore) -> float:

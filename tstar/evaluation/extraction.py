@@ -67,13 +67,10 @@ def extract_letter(response: str, options: Sequence[str]) -> Extraction:
         response: what the model wrote, as it came.
         options: option texts without letters, 1 to 26 of them.
     """
-    text = clean_response(response)
     letters = LETTERS[: len(options)]
-    if len(text) == 1 and text.upper() in letters:
-        return Extraction(text.upper(), "3a")
-    patterns = _patterns(letters)
-    if found := patterns.whole.fullmatch(text):
-        return Extraction(_only_letter(found[0]), "3a")
+    if alone := (_short_letter if len(response) <= _SHORT else _letter_alone)(response, letters):
+        return alone
+    text, patterns = clean_response(response), _patterns(letters)
     begun = patterns.start.match(text)
     listed = begun is not None and _lists_options(text, begun, options)
     if begun and not listed:
@@ -92,6 +89,18 @@ def extract_letter(response: str, options: Sequence[str]) -> Extraction:
     return _UNREAD if index is None else Extraction(LETTERS[index], "4")
 
 
+def _letter_alone(response: str, letters: str) -> Extraction | None:
+    """Step 3a, which knows no options' texts."""
+    text = clean_response(response)
+    if len(text) == 1 and text.upper() in letters:
+        return Extraction(text.upper(), "3a")
+    found = _patterns(letters).whole.fullmatch(text)
+    return Extraction(_only_letter(found[0]), "3a") if found else None
+
+
+_short_letter = functools.lru_cache(maxsize=4096)(_letter_alone)
+"""Most answers are short, and there are few of them: each is read once."""
+_SHORT = 8
 _UNREAD = Extraction(None, UNPARSED)
 _MARKS = r"[*_\"'`“”‘’$]{0,4}"
 """Bold, code and quotes."""

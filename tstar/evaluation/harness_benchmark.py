@@ -1,7 +1,5 @@
 """Benchmarks of which no scorer but lmms-eval's reads text: papers report its numbers, so its rule is the official one."""
 
-from dataclasses import replace
-
 from tstar.evaluation.base import Benchmark
 from tstar.evaluation.items import Item, Verdict
 from tstar.evaluation.responses import ResponseLine
@@ -14,4 +12,4 @@ class HarnessBenchmark(Benchmark):
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """lmms-eval's rule."""
-        return self.lmms_eval(item, replace(line, response=self.harness_text(line.response or "")))
+        return self.lmms_eval(item, line._replace(response=self.harness_text(line.response or "")))

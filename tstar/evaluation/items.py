@@ -30,9 +30,9 @@ class MediaPlace(NamedTuple):
     frame_rate: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Item:
-    """One question as the benchmark asks it."""
+    """One question as the benchmark asks it; a value, though not frozen, which costs four times as much to make."""
 
     id: str
     media: str
@@ -78,9 +78,9 @@ class Item:
         return 1 / len(self.options) if self.options and there else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class ItemScore:
-    """Verdict on one item, with all that the aggregates need.
+    """Verdict on one item, with all that the aggregates need; a value as :class:`Item` is.
 
     ``how`` is the rule that read the answer, or one of ``unparsed`` (no letter found), ``failed`` (response was null),
     ``missing`` (never asked) and ``unjudged`` (no readable reply of the judge that it needs). ``counted`` is False
@@ -125,6 +125,8 @@ class Report:
     """Published split that the questions are, e.g. ``dev``; "" for a part of one, or a set of one's own."""
     fingerprint: str = ""
     """Hash over what was asked, see :func:`fingerprint`: reports with different ones are not about the same questions."""
+    beside: str = ""
+    """What was shown beside the media, as ``subtitles of 744 of 900 videos``; "" for nothing."""
     judge: str = ""
     """Model that judged, as the server named it; "" where nothing was judged."""
     judge_dates: str = ""

@@ -1,5 +1,6 @@
 """Options and their letters: how questions show them, and how they are asked for."""
 
+import functools
 from collections.abc import Sequence
 
 from tstar.evaluation.files import LETTERS
@@ -12,4 +13,9 @@ NO_OPTION = "@"
 
 def letter_lines(options: Sequence[str], pattern: str = "{letter}. {text}") -> str:
     """Options one a line with their letters: ``A. red`` or, with ``({letter}) {text}``, ``(A) red``."""
-    return "\n".join(pattern.format(letter=LETTERS[i], text=text) for i, text in enumerate(options))
+    return _lines(pattern, len(options)).format(*options)
+
+
+@functools.cache
+def _lines(pattern: str, count: int) -> str:
+    return "\n".join(pattern.format(letter=letter, text="{}") for letter in LETTERS[:count])

@@ -110,7 +110,9 @@ class MVBench(Benchmark):
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """Whether the first word behind the open bracket is part of ``(b)``, or the other way round."""
         said = "(" + (line.response or "").strip().split("\n")[0].lower().split(" ")[0]
-        meant = [letter for letter in LETTERS[: len(item.options)] if _same_word(said, letter)]
+        plain = said.replace(".", "")
+        asked = ((letter, f"({letter.lower()})") for letter in LETTERS[: len(item.options)])
+        meant = [letter for letter, option in asked if plain in option or option in said]
         letter = meant[0] if len(meant) == 1 else None  # no answer is part of every option's letter
         return Verdict(letter, "first word" if letter else UNPARSED, item.answer in meant)
 
@@ -172,11 +174,6 @@ def first_free_letter(response: str) -> str | None:
         plain = plain.strip(mark)
     alone = re.search(r"\b[a-e]\b", plain.strip().lower())
     return alone[0].upper() if alone else None
-
-
-def _same_word(said: str, letter: str) -> bool:
-    option = f"({letter.lower()})"
-    return said.replace(".", "") in option or option in said
 
 
 def _task_files(folder: Path) -> list[Path]:

@@ -9,9 +9,8 @@ official scorers (:meth:`Benchmark.official_responses`), :mod:`tstar.evaluation.
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tstar.errors import DataError
 from tstar.evaluation.files import SEPARATORS, as_record, field, identifier, read_table
@@ -20,8 +19,7 @@ XLSX = ".xlsx"
 PLAIN = ("id", "response")
 
 
-@dataclass(frozen=True)
-class ResponseLine:
+class ResponseLine(NamedTuple):
     """One answered line: ``response`` is None for a failure, ``judge`` a verdict some official files carry along,
     ``replies`` what a judge was heard to say about it, attempt by attempt."""
 

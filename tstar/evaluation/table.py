@@ -273,6 +273,7 @@ def _notes(reports: Mapping[str, Mapping[str, Report]]) -> tuple[str, ...]:
         told = ", ".join(f"{name} {count}" for name, count in lead.counts.items() if name != "n")
         groups = len({item.cluster for item in lead.items})
         note = f"{suite}: {lead.rules} rule, n = {lead.counts['n']} questions in {groups} clusters ({told})"
+        note += f"; {lead.beside}" if lead.beside else ""
         for mode, report in by_mode.items():
             if (report.rules, report.counts["n"]) != (lead.rules, lead.counts["n"]):
                 note += f"; {ROW_LABELS[mode]}: {report.rules} rule, n = {report.counts['n']}"

@@ -303,13 +303,16 @@ def _item(
     )
 
 
+_CHOICE = re.compile(r"\s*([A-Z])[.):]\s*(.*?)\s*$")
+
+
 def _choices(question: str, truth: str, where: str) -> tuple[tuple[str, ...], str]:
     """Texts of the option lines, which carry the letters from A on, in order; and the letter of the truth."""
     options: list[str] = []
     for line in question.splitlines():
-        found = re.match(rf"\s*{LETTERS[len(options)]}[.):]\s*(.*?)\s*$", line)
-        if found:
-            options.append(found[1])
+        found = _CHOICE.match(line)
+        if found and found[1] == LETTERS[len(options)]:
+            options.append(found[2])
     if len(options) < 2:
         raise DataError(f"{where}: field 'question' must end in two or more option lines (A. …), got {question!r}")
     letters = LETTERS[: len(options)]

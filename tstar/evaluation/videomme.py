@@ -8,9 +8,8 @@ others the same is asked as without.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from tstar.errors import DataError
 from tstar.evaluation.base import Benchmark
@@ -33,6 +32,7 @@ SUBTITLED_OPENING = OPENING.replace("the video.", "the video and the subtitles."
 SUBTITLES_HEAD = "This video's subtitles are listed below:"
 ENDINGS = (".mp4", ".MP4", ".mkv")
 """What the published videos' names end in, nearly all in the first."""
+_LETTERED = re.compile(r"\s*([A-Z])[.):]\s*")
 # deleted one after the other; two entries are pairs run together, as in the published list, and hardly ever match
 ANSWER_PHRASES = (
     "The best answer is",
@@ -63,15 +63,17 @@ class VideoMME(Benchmark):
     rule_names = ("official", "strict", "lmms-eval")
     counts = frozenset({"answered"})
     published = {"test": whole("duration", dict.fromkeys(DURATIONS, 900))._replace(clusters=900)}  # noqa: RUF012
+    subtitled: ClassVar[bool] = False
+    """Whether what is said is shown beside the frames."""
 
     def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
         """Rows of a ``.jsonl``, ``.json`` or ``.parquet`` table; of a folder ``test.jsonl`` or else parquet.
 
-        Videos are looked for below the folder, or that of the table.
+        Videos, and subtitles where they are shown, are looked for below the folder, or that of the table.
         """
         rows, where = table_rows(annotations, ("test.jsonl",))
         folder = media_root(annotations, media)
-        return [_item(row, folder, f"{where}, row {number}") for number, row in enumerate(rows)]
+        return [_item(row, folder, self.subtitled, f"{where}, row {number}") for number, row in enumerate(rows)]
 
     def official(self, item: Item, line: ResponseLine) -> Verdict:
         """The first capital A to D once the answer phrases are gone; unread answers leave the denominator."""
@@ -124,13 +126,9 @@ class VideoMME(Benchmark):
 
 
 class VideoMMESubtitles(VideoMME):
-    """Video-MME with subtitles, of the videos that have a file of them in the folder of the media."""
+    """Video-MME with subtitles, of the videos that have a file of them in the folder of the media; see :meth:`lacks`."""
 
-    def read(self, annotations: Any, media: Path | None = None) -> list[Item]:
-        """As without, with the path of the subtitles where there are any; see :meth:`lacks`."""
-        folder = media_root(annotations, media)
-        items = super().read(annotations, media)
-        return [replace(i, subtitles=_there(folder, [f"subtitle/{PurePosixPath(i.media).stem}.srt"])) for i in items]
+    subtitled = True
 
     def lacks(self, items: Sequence[Item], folder: Path) -> str:
         """Without a single file of subtitles these would be the questions of the benchmark without."""
@@ -140,6 +138,12 @@ class VideoMMESubtitles(VideoMME):
             f"no video has subtitles: subtitle/<videoID>.srt is looked for below {folder}, in no tar; name the folder in "
             f"evaluation.benchmarks.{self.name}.media, or ask without subtitles (videomme)"
         )
+
+    def beside(self, items: Sequence[Item]) -> str:
+        """Of how many videos there are subtitles; "" for answers that are scored without the media."""
+        videos = {item.cluster for item in items}
+        subtitled = {item.cluster for item in items if item.subtitles}
+        return f"subtitles of {len(subtitled)} of {len(videos)} videos" if subtitled else ""
 
     def prompt_for(self, item: Item, folder: Path, timestamps: Sequence[float]) -> str:
         """The item's prompt, with the subtitles that are shown together with the frames."""
@@ -154,13 +158,13 @@ class VideoMMESubtitles(VideoMME):
         return "\n".join([SUBTITLES_HEAD, *lines, SUBTITLED_OPENING + item.prompt.removeprefix(OPENING)])
 
 
-def _item(row: Any, folder: Path | None, where: str) -> Item:
+def _item(row: Any, folder: Path | None, subtitled: bool, where: str) -> Item:
     record = as_record(row, where)
     lines = text_list(record, "options", where)
     options = []
     for letter, line in zip(LETTERS, lines, strict=False):
-        found = re.match(rf"\s*{letter}[.):]\s*", line)
-        if not found:
+        found = _LETTERED.match(line)
+        if not found or found[1] != letter:
             raise DataError(f"{where}: field 'options' must start with their letters, got {line!r} for {letter}")
         options.append(line[found.end() :])
     duration = field(record, "duration", str, where)
@@ -171,6 +175,7 @@ def _item(row: Any, folder: Path | None, where: str) -> Item:
     return Item(
         id=field(record, "question_id", str, where),
         media=_there(folder, [f"data/{video}{ending}" for ending in ENDINGS]) or f"data/{video}",  # in a tar it may be
+        subtitles=_there(folder, [f"subtitle/{video}.srt"]) if subtitled else "",
         question=question,
         prompt="\n".join([OPENING, question, *lines, "The best answer is:"]),
         options=tuple(options),
@@ -182,4 +187,4 @@ def _item(row: Any, folder: Path | None, where: str) -> Item:
 
 def _there(folder: Path | None, names: Sequence[str]) -> str:
     """The first of ``names`` that is a file below ``folder``; "" if none is."""
-    return next((name for name in names if folder and (folder / name).is_file()), "")
+    return next((name for name in names if (folder / name).is_file()), "") if folder else ""

@@ -8,7 +8,7 @@ crossed in the file names, which therefore say nothing about it.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
@@ -91,7 +91,11 @@ class VNBench(Benchmark):
 
 def haystack_of(video: str) -> str:
     """File stem without its needle: ``./VNBench/video0042_ord_insert1.mp4`` gives ``video0042``."""
-    return re.sub(r"_(?:ret|ord|cnt)_(?:edit|insert)\d$", "", PurePosixPath(video).stem)
+    name = video.rpartition("/")[2]
+    return _NEEDLE.sub("", name.rpartition(".")[0] or name)
+
+
+_NEEDLE = re.compile(r"_(?:ret|ord|cnt)_(?:edit|insert)\d$")
 
 
 def _item(row: Any, where: str) -> Item:

@@ -176,8 +176,7 @@ class Benchmark(ABC):
         """Main values of a model that guesses uniformly, item by item and independently, and always answers."""
         guess = Verdict(None, "guess", False)
         guesses = [_entry(item, None, guess, guessed=True) for item in items]
-        tables = self.cells(guesses)
-        return {name: aggregate(tables[name]) for name in self.headlines(tables)}
+        return {name: aggregate(cells) for name, cells in self.main_cells(guesses).items()}
 
     def compare(self, first: Report, second: Report) -> Comparison:
         """Paired comparison, ``second - first``; DataError unless both scored the same items by the same rules."""
@@ -195,8 +194,7 @@ class Benchmark(ABC):
                     else ""
                 )
             )
-        tables = [self.cells(report.items) for report in (first, second)]
-        main = [{name: table[name] for name in self.headlines(table)} for table in tables]
+        main = [self.main_cells(report.items) for report in (first, second)]
         both = [(item, last[1][key]) for key, item in last[0].items()]
         pairs = [(self.merit(one), self.merit(two)) for one, two in both if one.counted and two.counted]
         only_first, only_second = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
@@ -224,6 +222,11 @@ class Benchmark(ABC):
     @abstractmethod
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """The cells of every aggregate; all main values are always among them, categories only where present."""
+
+    def main_cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
+        """Those of :meth:`headlines`, which a benchmark of many categories has without making the others."""
+        tables = self.cells(scores)
+        return {name: tables[name] for name in self.headlines(tables)}
 
     def headlines(self, tables: Mapping[str, Sequence[Cell]]) -> Sequence[str]:
         """Names of the ``tables`` that come with a chance level and enter paired comparisons."""
@@ -339,7 +342,8 @@ class Benchmark(ABC):
             for name, own in scores.items()
         }
         verdicts = {name: final_verdicts(own) for name, own in scores.items()}
-        clusters = cluster_numbers(cells for own in tables.values() for cells in own.values())
+        every = (cells for own in tables.values() for cells in own.values())
+        clusters = cluster_numbers(every, len({item.cluster for item in items}))
         chance, split, hashed = self.chance(items), self.split_of(items), fingerprint(items)
         beside = self.beside(items)
         repeated = {"repeated": responses.repeated} if responses.repeated else {}

@@ -13,7 +13,6 @@ Where nothing varies, resampling finds no width. That says nothing about other v
 Letters: R resamples, P patterns, K tables of cells, S strata.
 """
 
-import itertools
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -210,9 +209,13 @@ def tried(cells: Iterable[Cell]) -> bool:
     return any(cell.trials > 0 for cell in cells)
 
 
-def cluster_numbers(tables: Iterable[Sequence[Cell]]) -> dict[str, int]:
-    """A number for every cluster of these tables."""
-    names = dict.fromkeys(itertools.chain.from_iterable(map(_CLUSTER, cells) for cells in tables))
+def cluster_numbers(tables: Iterable[Sequence[Cell]], most: int | None = None) -> dict[str, int]:
+    """A number for every cluster of these tables, which are looked through until ``most``, all that there can be, are found."""
+    names: dict[str, None] = {}
+    for cells in tables:
+        if len(names) == most:
+            break
+        names.update(dict.fromkeys(map(_CLUSTER, cells)))
     return dict(zip(names, range(len(names)), strict=True))
 
 

@@ -91,12 +91,17 @@ class VideoMME(Benchmark):
 
     def cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
         """One stratum everywhere: all these accuracies are over questions."""
-        tables = {"accuracy": [item_cell(item) for item in scores]}
-        tables["accuracy_all"] = [Cell(item.cluster, "", float(item.correct), 1.0) for item in scores]
-        tables |= right_of_counted(scores, "duration")
+        tables = self.main_cells(scores) | right_of_counted(scores, "duration")
         for category in ("domain", "sub_category", "task_type"):
             tables |= right_of_counted(scores, category, f"{category}/")
         return tables
+
+    def main_cells(self, scores: Sequence[ItemScore]) -> dict[str, list[Cell]]:
+        """Of the counted questions, and of all."""
+        counted = [item_cell(item) for item in scores]
+        pairs = zip(scores, counted, strict=True)
+        every = [cell if item.counted else Cell(item.cluster, "", float(item.correct), 1.0) for item, cell in pairs]
+        return {"accuracy": counted, "accuracy_all": every}
 
     def extra_values(self, scores: Sequence[ItemScore]) -> dict[str, float]:
         """How many questions were answered with a letter."""

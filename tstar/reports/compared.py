@@ -127,7 +127,7 @@ def _suite(
     benchmark = get_benchmark(name)
     lead, *others = [report for side in sides for report in side]
     names = [value for value in benchmark.columns if value in lead.aggregate]
-    names = names or list(benchmark.headlines(benchmark.cells(lead.items)))  # a part without the headline
+    names = names or list(benchmark.main_cells(lead.items))  # a part without the headline
     main = benchmark.in_mean if benchmark.in_mean in names else names[0]
     compared = [benchmark.compare(lead, other) for other in others]  # refuses other questions, rules and judges
     alone: tuple[int | None, int | None, int | None] = (None, None, None)

@@ -179,8 +179,8 @@ def _item(row: Any, folder: Path | None, subtitled: bool, where: str) -> Item:
     question, video = field(record, "question", str, where), field(record, "videoID", str, where)
     return Item(
         id=field(record, "question_id", str, where),
-        media=_there(folder, [f"data/{video}{ending}" for ending in ENDINGS]) or f"data/{video}",  # in a tar it may be
-        subtitles=_there(folder, [f"subtitle/{video}.srt"]) if subtitled else "",
+        media=_there(folder, f"data/{video}", ENDINGS) or f"data/{video}",  # in a tar it may be
+        subtitles=_there(folder, f"subtitle/{video}", (".srt",)) if subtitled else "",
         question=question,
         prompt="\n".join([OPENING, question, *lines, "The best answer is:"]),
         options=tuple(options),
@@ -190,6 +190,8 @@ def _item(row: Any, folder: Path | None, subtitled: bool, where: str) -> Item:
     )
 
 
-def _there(folder: Path | None, names: Sequence[str]) -> str:
-    """The first of ``names`` that is a file below ``folder``; "" if none is."""
-    return next((name for name in names if (folder / name).is_file()), "") if folder else ""
+def _there(folder: Path | None, name: str, endings: Sequence[str]) -> str:
+    """``name`` with the first of ``endings`` with which it is a file below ``folder``; "" if there is none."""
+    if folder is None:
+        return ""
+    return next((name + ending for ending in endings if (folder / (name + ending)).is_file()), "")

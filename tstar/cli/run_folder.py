@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -138,7 +139,7 @@ class RunFolder:
         starts = len(list(self.path.glob("config.*.yaml")))
         write_atomically(self.path / "config.yaml", text)  # first: by it a run is known, and gone on with
         write_atomically(self.path / f"config.{starts + 1}.yaml", text)
-        self.event("start", command=" ".join(sys.argv), pid=os.getpid())
+        self.event("start", command=shlex.join(["tstar", *sys.argv[1:]]), pid=os.getpid())
 
     def event(self, what: str, **more: Any) -> None:
         """Append a line to ``events.jsonl``: starts, stops, and why."""

@@ -327,7 +327,7 @@ def marked_options(text: str, mark: str) -> tuple[str, tuple[str, ...]]:
 
 @functools.cache
 def _mark_of(mark: str, letter: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:^|(?<=[\s,])){mark.format(letter)}")
+    return re.compile(rf"(?<![^\s,]){mark.format(letter)}")
 
 
 def letter_of(record: Mapping[str, Any], name: str, count: int, where: str) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tstar.cli.ablation_file import Ablation, AblationModel, check_seeds, read_ablation
+from tstar.cli.parser import typed_command
 from tstar.cli.progress import is_first_process
 from tstar.errors import ConfigError, TstarError, suggest
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         status = work(trainings(ablation, chosen, seeds, folder), folder, arguments.workers)
         if status > FAILED_ROWS:
             return status
-    command = shlex.join(["tstar", *sys.argv[1:]])
+    command = typed_command()
     results = write_table(ablation, seeds, folder, out, command)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """What the options of all commands share. Nothing heavy is imported: ``--help`` answers at once."""
 
 import argparse
+import shlex
 import sys
 from typing import Any, NoReturn
 
@@ -16,6 +17,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE)
+
+
+def typed_command() -> str:
+    """This process's command as one types it, wherever the program lies; records and reports carry it."""
+    return shlex.join(["tstar", *sys.argv[1:]])
 
 
 SETTINGS_HELP = """settings:

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tstar.cli.parser import typed_command
 from tstar.cli.profile_file import Wanted, read_preset
 from tstar.cli.progress import say, warn
 from tstar.cli.recipe import Recipe, RunConfig, read_recipe, stage_class
@@ -44,7 +43,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)
-    results = results_of(title, shlex.join(["tstar", *sys.argv[1:]]), here, groups, by_group)
+    results = results_of(title, typed_command(), here, groups, by_group)
     written = write_profile(results, out)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))

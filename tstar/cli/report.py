@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 
+from tstar.cli.parser import typed_command
 from tstar.errors import ConfigError
 
 
@@ -18,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.is_file():
         raise ConfigError(f"--out must be a folder, got the file {out}")
     groups = group_runs([read_run(Path(path)) for path in arguments.runs])
-    command = shlex.join(["tstar", *sys.argv[1:]])
+    command = typed_command()
     results = write_seeds_report(groups, out, arguments.title or "", command)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))

@@ -9,9 +9,7 @@ import hashlib
 import json
 import os
 import platform
-import shlex
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 
+from tstar.cli.parser import typed_command
 from tstar.cli.recipe import Recipe
 from tstar.data.files import file_digest
 from tstar.errors import ConfigError, DataError
@@ -139,7 +138,7 @@ class RunFolder:
         starts = len(list(self.path.glob("config.*.yaml")))
         write_atomically(self.path / "config.yaml", text)  # first: by it a run is known, and gone on with
         write_atomically(self.path / f"config.{starts + 1}.yaml", text)
-        self.event("start", command=shlex.join(["tstar", *sys.argv[1:]]), pid=os.getpid())
+        self.event("start", command=typed_command(), pid=os.getpid())
 
     def event(self, what: str, **more: Any) -> None:
         """Append a line to ``events.jsonl``: starts, stops, and why."""

@@ -4,12 +4,12 @@ import argparse
 import copy
 import dataclasses
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tstar.cli.parser import typed_command
 from tstar.cli.progress import is_first_process, say, warn
 from tstar.cli.recipe import Recipe, RunConfig, apply_settings
 from tstar.errors import ConfigError, suggest
@@ -186,7 +186,7 @@ def record_evaluation(path: Path, model: str, config: "EvaluationConfig", second
         return
     cost = {"seconds": None if seconds is None else round(seconds, 1), "resumed": seconds is None}
     cost["peak_memory_mib"] = peak_memory_mib()
-    record = {**what, **cost, "command": shlex.join(["tstar", *sys.argv[1:]])}
+    record = {**what, **cost, "command": typed_command()}
     write_atomically(path, json.dumps(record, indent=1))
 
 

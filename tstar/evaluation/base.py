@@ -175,7 +175,7 @@ class Benchmark(ABC):
     def chance(self, items: Sequence[Item]) -> dict[str, float]:
         """Main values of a model that guesses uniformly, item by item and independently, and always answers."""
         guess = Verdict(None, "guess", False)
-        guesses = [_entry(item, None, guess, guessed=True) for item in items]
+        guesses = [ItemScore.of(item, None, guess, guessed=True) for item in items]
         return {name: aggregate(cells) for name, cells in self.main_cells(guesses).items()}
 
     def compare(self, first: Report, second: Report) -> Comparison:
@@ -316,7 +316,7 @@ class Benchmark(ABC):
         for item in items:
             lines = responses.lines(item.id)
             if not lines:
-                scores.append(_entry(item, None, missing, counted=self.counts_in(rules, None, missing)))
+                scores.append(ItemScore.of(item, None, missing, counted=self.counts_in(rules, None, missing)))
             for line in lines if repeats else lines[-1:]:
                 said = line.response
                 if replied:
@@ -324,7 +324,7 @@ class Benchmark(ABC):
                 if rules == "lmms-eval" and said is not None:
                     line = line._replace(response=self.harness_text(said))
                 verdict = failed if said is None else rule(item, line)
-                scores.append(_entry(item, said, verdict, counted=self.counts_in(rules, said, verdict)))
+                scores.append(ItemScore.of(item, said, verdict, counted=self.counts_in(rules, said, verdict)))
         return tuple(scores)
 
     def _reports(
@@ -378,26 +378,6 @@ def check_rules(rules: str) -> None:
     """ConfigError unless ``rules`` is one that the scorers know."""
     if rules not in RULES:
         raise ConfigError(f"unknown rules {rules!r}{suggest(rules, RULES)}")
-
-
-def _entry(
-    item: Item, response: str | None, verdict: Verdict, *, guessed: bool = False, counted: bool = True
-) -> ItemScore:
-    extracted, how, correct, rating = verdict
-    chance = item.chance
-    return ItemScore(
-        item.id,
-        response,
-        extracted,
-        how,
-        chance if guessed else correct,
-        item.answer,
-        item.categories,
-        item.cluster,
-        chance,
-        counted,
-        rating,
-    )
 
 
 def _count(scores: Sequence[ItemScore]) -> dict[str, int]:

@@ -16,7 +16,7 @@ def right_of_counted(
     tables: defaultdict[str, list[Cell]] = defaultdict(list)
     for item in scores:
         if (value := item.categories.get(category)) is not None:
-            tables[value].append(item.__dict__.get("cell") or item_cell(item))
+            tables[value].append(item_cell(item))
     return {prefix + value: cells for value, cells in tables.items()}
 
 

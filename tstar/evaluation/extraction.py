@@ -68,9 +68,11 @@ def extract_letter(response: str, options: Sequence[str]) -> Extraction:
         options: option texts without letters, 1 to 26 of them.
     """
     letters = LETTERS[: len(options)]
-    if alone := (_short_letter if len(response) <= _SHORT else _letter_alone)(response, letters):
+    if len(response) <= _SHORT and (alone := _short_letter(response, letters)):
         return alone
     text, patterns = clean_response(response), _patterns(letters)
+    if alone := _letter_alone(text, letters):
+        return alone
     begun = patterns.start.match(text)
     listed = begun is not None and _lists_options(text, begun, options)
     if begun and not listed:
@@ -89,17 +91,20 @@ def extract_letter(response: str, options: Sequence[str]) -> Extraction:
     return _UNREAD if index is None else Extraction(LETTERS[index], "4")
 
 
-def _letter_alone(response: str, letters: str) -> Extraction | None:
-    """Step 3a, which knows no options' texts."""
-    text = clean_response(response)
+def _letter_alone(text: str, letters: str) -> Extraction | None:
+    """Step 3a, which knows no options' texts, on a cleaned text."""
     if len(text) == 1 and text.upper() in letters:
         return Extraction(text.upper(), "3a")
     found = _patterns(letters).whole.fullmatch(text)
     return Extraction(_only_letter(found[0]), "3a") if found else None
 
 
-_short_letter = functools.lru_cache(maxsize=4096)(_letter_alone)
-"""Most answers are short, and there are few of them: each is read once."""
+@functools.lru_cache(maxsize=4096)
+def _short_letter(response: str, letters: str) -> Extraction | None:
+    """Step 3a on what a model wrote. Most answers are short, and there are few of them: each is read once."""
+    return _letter_alone(clean_response(response), letters)
+
+
 _SHORT = 8
 _UNREAD = Extraction(None, UNPARSED)
 _MARKS = r"[*_\"'`“”‘’$]{0,4}"

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tstar.errors import DataError
@@ -194,7 +194,7 @@ def picture_of(record: Mapping[str, Any], item_id: str) -> tuple[str, str]:
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str) and image.startswith(DIGEST):
         return f"images/{item_id}", image
-    return (image, image) if isinstance(image, str) and Path(image).suffix else (f"images/{item_id}", item_id)
+    return (image, image) if isinstance(image, str) and _has_ending(image) else (f"images/{item_id}", item_id)
 
 
 def with_pictures(rows: Sequence[Any], where: str) -> list[Any]:
@@ -223,7 +223,12 @@ def with_pictures(rows: Sequence[Any], where: str) -> list[Any]:
 
 def _is_reference(image: str) -> bool:
     inside = image.startswith(DIGEST) or len(image) > LONGEST_REFERENCE or "/" in image
-    return bool(image) and not inside and not PurePosixPath(image).suffix
+    return bool(image) and not inside and not _has_ending(image)
+
+
+def _has_ending(path: str) -> bool:
+    name = path.rstrip("/").rpartition("/")[2]
+    return 0 < name.rfind(".") < len(name) - 1
 
 
 def lettered_columns(record: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -100,6 +100,33 @@ class ItemScore:
     rating: float | None = None
     """A judge's mark, where the benchmark has one beside right and wrong."""
 
+    @classmethod
+    def of(
+        cls,
+        item: Item,
+        response: str | None,
+        verdict: "Verdict",
+        *,
+        guessed: bool = False,
+        counted: bool = True,
+    ) -> "ItemScore":
+        """The ``verdict`` on a response to ``item``; of a uniform guess its probability of being right."""
+        extracted, how, correct, rating = verdict
+        chance = item.chance
+        return cls(
+            item.id,
+            response,
+            extracted,
+            how,
+            chance if guessed else correct,
+            item.answer,
+            item.categories,
+            item.cluster,
+            chance,
+            counted,
+            rating,
+        )
+
     @property
     def category(self) -> dict[str, str]:
         """``categories``, under the name that prediction files use."""

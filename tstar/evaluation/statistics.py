@@ -274,8 +274,7 @@ def _patterns(tables: Sequence[Sequence[Cell]], clusters: Mapping[str, int]) -> 
     owners, places, amounts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros((2, 0))]
     for number, names, own_strata, own_hits, own_trials in parts:
         owners.append(_numbers(names, clusters))
-        place = _numbers(own_strata, strata) if len(strata) > 1 else np.zeros(len(own_strata), np.int64)
-        places.append(place + number * len(strata))
+        places.append(_numbers(own_strata, strata) + number * len(strata))
         amounts.append(np.array((own_hits, own_trials), np.float64))
     # what each cluster adds to each table's stratum
     columns = len(tables) * max(1, len(strata))

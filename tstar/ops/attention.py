@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from tstar.ops.attention_cuda import attention_cuda, not_for_xformers, xformers_missing
 from tstar.ops.attention_reference import attention_reference
@@ -38,10 +39,6 @@ def attention_torch(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
 
 def _aligned_to_the_end(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal attention of fewer queries than keys, [B, H, L, P]; PyTorch makes a table of its mask, so some queries at a time."""
-    from torch.nn.attention.bias import (
-        causal_lower_right,
-    )  # brings torch's compiler along: a quarter of all that starting imports
-
     before = k.shape[2] - q.shape[2]
     blocks = []
     for first in range(0, q.shape[2], _BLOCK):

@@ -1,12 +1,16 @@
 """The command's surface: help, exit statuses, one clear line for every mistake."""
 
 import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tstar.cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 COMMANDS = [
     *("fit", "validate", "shard", "miniature", "miniature-models", "score", "compare", "report", "export", "audit"),
@@ -31,6 +35,24 @@ def test_help_does_not_pay_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word():
+    """As behind ``| head``."""
+    command = [sys.executable, "-m", "tstar.cli.main", "ablate", "configs/ablations/table1.yaml", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_another_pipe_that_breaks_is_a_bug_and_shows(monkeypatch, capsys):
+    def broken(*_):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr("tstar.cli.main._dispatch", broken)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        main(["doctor"])
 
 
 @pytest.mark.parametrize(

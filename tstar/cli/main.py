@@ -4,6 +4,8 @@ import argparse
 import importlib
 import io
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,10 +16,15 @@ from tstar.errors import ConfigError, TstarError, suggest
 
 WITH_SETTINGS = ("fit", "validate", "audit", "ablate", "plan", "profile")
 """Commands that take settings of the recipe beside their options."""
+_OUTPUT = 1
+"""Number of the process's output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 on a user's mistake, 128 + n after signal n. A bug shows its traceback."""
+    """Run one command; the exit status is 0, 2 on a user's mistake, 128 + n after signal n. A bug shows its traceback.
+
+    Where nobody reads the output any more, as behind ``| head``, the command ends as by SIGPIPE.
+    """
     stop_with_parent()
     keep_freed_memory()
     share_cores()
@@ -27,13 +34,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch asks for large pages: long clips are a fifth quicker
     try:
-        return _dispatch(arguments, rest)
+        status = _dispatch(arguments, rest)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if _is_read():  # it was another pipe
+            raise
+        return 128 + signal.SIGPIPE
     except TstarError as error:
         print(f"tstar: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("tstar: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_read() -> bool:
+    """Whether anybody reads the output; if not, what is left of it goes nowhere."""
+    output = select.poll()
+    output.register(_OUTPUT, 0)  # what is wrong with it is always told
+    if any(event & select.POLLERR for _, event in output.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)
+        return False
+    return True
 
 
 def _dispatch(arguments: argparse.Namespace, rest: list[str]) -> int:

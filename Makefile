@@ -68,11 +68,12 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() if '$(SCALE)' =
 comma := ,
 space := $(subst ,, )
 # Seeds and rows are the table's own unless they are given: make ablation-table1 SEEDS="0 1 2" ROWS=none,mambamia SETTINGS="--trainer.devices 4"
-CHOSEN = $(if $(findstring command line,$(origin SEEDS)),--seeds $(subst $(space),$(comma),$(SEEDS))) $(if $(ROWS),--rows $(ROWS)) $(SETTINGS)
+CHOSEN = $(if $(findstring command line,$(origin SEEDS)),--seeds $(subst $(space),$(comma),$(SEEDS))) $(if $(ROWS),--rows $(ROWS)) $(if $(RECORDS),--records $(RECORDS)) $(SETTINGS)
 
 ablations: ## how the paper's tables and figures are measured again: make ablation-table1 ... -table7, -table-a, figures
 	@echo "make ablation-table1 (2 ... 7, -table-a), ablation-figure3, ablation-figure5, figures"
 	@echo "  SCALE=paper_3.8b: at the published scale; SEEDS=\"0 1 2\"; ROWS=none,mambamia; WORKERS=4: models at once"
+	@echo "  RECORDS=reports/table1/records.tar.xz: what an earlier report was made of is not trained again"
 	@echo "  SETTINGS=\"--evaluation.benchmarks.mlvu DIR --trainer.devices 4\": laid over every model's recipe"
 
 ablation-table%: $(if $(filter paper%,$(SCALE)),env,miniature)

@@ -1,19 +1,25 @@
 """What counts as finished, and as the same model, on folders written by hand as a run leaves them."""
 
 import copy
+import io
 import json
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from tstar.cli.ablate import found_runs
 from tstar.cli.ablation_file import read_ablation
-from tstar.cli.ablation_jobs import Training, changes, check_unchanged, groups
+from tstar.cli.ablation_jobs import TAKEN, Training, changes, check_unchanged, groups
+from tstar.cli.ablation_records import take_records
 from tstar.cli.run_folder import config_digest, global_batch
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, DataError
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.reports.job_queue import recorded_seconds
+from tstar.reports.records import write_records
 
 TABLE5 = Path("configs/ablations/table5.yaml")
 
@@ -154,3 +160,71 @@ def test_models_that_are_one_at_this_scale_are_trained_once():
     other = copy.deepcopy(two.recipe)
     other.evaluation["fps"] = 1
     assert len(groups([one, type(two)(two.name, "", "", "", other, two.budgets)])) == 2
+
+
+def leave_report(tmp_path, own, *, seconds=None):
+    """An archive as a report leaves it, of a finished run in a folder of its own."""
+    leave_finished(own)
+    (own.path / "1-projector" / "weights.safetensors").write_text("not kept")
+    archive = tmp_path / "records.tar.xz"
+    write_records([SimpleNamespace(path=own.path)], archive, seconds)
+    return archive
+
+
+def test_finished_models_are_taken_from_the_records_of_a_report(tmp_path):
+    elsewhere, folder = training(tmp_path / "elsewhere"), tmp_path / "here"
+    archive = leave_report(tmp_path, elsewhere, seconds={elsewhere.name: {"fit": 61.5}})
+    lines = take_records(archive, elsewhere.group.models, folder)
+    assert lines == [f"1 models and seeds are taken from {archive}"]
+    here = training(folder)
+    assert here.taken
+    assert here.job().finished()
+    assert changes(here) == []
+    assert recorded_seconds(folder, here.name) == {"fit": 61.5}
+    assert sorted(path.name for path in here.path.rglob("*.*")) == sorted(
+        [TAKEN, *(p.name for p in elsewhere.path.rglob("*.json") if p.name != "manifest.json"), "config.yaml"]
+    )
+    assert not list(folder.glob(".records*"))
+    assert not training(folder, seed=4).job().finished()
+    # settings that change afterwards are seen as those of a run that was made here
+    assert changes(training(folder, ("evaluation.fps", "2"))) == ["evaluation.fps 4, now 2"]
+    with pytest.raises(ConfigError, match=r"trainer.max_epochs 1, now 5"):
+        check_unchanged(training(folder, ("trainer.max_epochs", "5")))
+    again = take_records(archive, elsewhere.group.models, folder)
+    assert again == [f"0 models and seeds are taken from {archive}; 1 others have a run in {folder} already"]
+
+
+def test_records_of_other_settings_or_unfinished_ones_are_not_taken(tmp_path):
+    own, folder = training(tmp_path / "elsewhere"), tmp_path / "here"
+    archive = leave_report(tmp_path, own)
+    changed = training(folder, ("data.limit", "7"))
+    with pytest.raises(
+        ConfigError, match=r"--records: \w+-3 in .* was made with other settings: .*data.limit 4000, now 7"
+    ):
+        take_records(archive, changed.group.models, folder)
+    assert not (folder / "models").exists()
+    (own.path / "eval" / "mini-mlvu.full.json").unlink()
+    write_records([SimpleNamespace(path=own.path)], archive)
+    lines = take_records(archive, own.group.models, folder)
+    assert lines[1] == f"not taken, since they are not of this table or not finished: {own.name}"
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize("name", ["../out.json", "/tmp/out.json", "a/run.sh", "link.json"])
+def test_records_that_hold_what_none_hold_are_refused(tmp_path, name):
+    archive = tmp_path / "records.tar.xz"
+    with tarfile.open(archive, "w:xz") as tar:
+        entry = tarfile.TarInfo(name)
+        if name.startswith("link"):
+            entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        else:
+            entry.size = 2
+        tar.addfile(entry, io.BytesIO(b"{}"))
+    with pytest.raises(DataError, match="does not belong into records"):
+        take_records(archive, training(tmp_path).group.models, tmp_path / "here")
+    archive.write_bytes(archive.read_bytes()[:-20])
+    with pytest.raises(DataError):
+        take_records(archive, training(tmp_path).group.models, tmp_path / "here")
+    with pytest.raises(DataError, match="cannot be read as the records of a report"):
+        take_records(tmp_path / "gone.tar.xz", training(tmp_path).group.models, tmp_path / "here")
+    assert not list((tmp_path / "here").rglob("*.*"))

@@ -58,6 +58,15 @@ def test_a_recipe_is_measured_with_several_compressors_and_not_twice(workplace, 
     told = capsys.readouterr().out
     assert told.count("(measured before)") == 8
     assert "[1/8] avg_pool, 2 frames, the paper's protocol\n" in told
+    more = [*command, "--frames", "2,3", "--report-only"]  # of 3 frames nothing is there
+    assert main([*more, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [row["frames"] for row in results["groups"][0]["rows"]] == [2] * 4
+    assert results["left"] == 4
+    assert "**4 cases not measured yet.**" in Path("own/README.md").read_text()
+    assert main([*more, "--out", "nothing"]) == 2
+    assert "nothing/results.jsonl has none of these cases" in capsys.readouterr().err
+    assert asked == []
     assert main([*command, "--fresh", "--frames", "2", "--parts", "compress", "--compressors", "avg_pool"]) == 0
     assert [(c.frames, c.parts) for c in asked] == [(2, ("compress",))]
 
@@ -178,7 +187,10 @@ def test_a_preset_that_cannot_be_is_refused_in_one_line(tmp_path, capsys, text, 
     assert len(error.strip().splitlines()) == 1
 
 
-def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world):
+@pytest.mark.parametrize(("capability", "precision"), [("AVX512", "bf16"), ("AVX2", "fp32")])
+def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world, monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     title, groups = read_preset(FIGURE, [])
     assert [group.videos for group in groups] == ["data_shards/miniature/benchmarks/mini-mlvu", None]
     videos = str(tiny_world / "benchmarks" / "mini-mlvu")
@@ -193,7 +205,7 @@ def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world):
         assert sorted({case.frames for case in cases}) == [8, 16, 32, 64, 128, 256, 512, 1024]
         assert list(dict.fromkeys(case.model.compressor["name"] for case in cases)) == names
         assert len(cases) == 8 * 5 * (2 if group.name == "miniature" else 1)
-        assert {case.precision for case in cases} == {"bf16"}
+        assert {case.precision for case in cases} == {precision}
         wide = group.name == "paper_width"
         assert {case.parts for case in cases} == ({("compress",)} if wide else {ANSWER, (*FROM_VIDEO, *ANSWER)})
         assert {case.model.random for case in cases} == {wide}

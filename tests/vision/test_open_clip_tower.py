@@ -219,7 +219,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(settings, error, words, one_l
     one_line(caught.value, *words)
 
 
-def test_a_folder_that_is_not_whole_is_refused(tmp_path, miniature_parts, one_line):
+def test_a_folder_that_is_not_whole_is_refused(tmp_path, miniature_parts, one_line, caplog):
     folder = tmp_path / "vision"
     folder.mkdir()
     with pytest.raises(DataError) as caught:
@@ -235,7 +235,9 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path, miniature_parts, one_li
     with pytest.raises(DataError) as caught:
         VisionConfig(model=str(folder)).build()
     one_line(caught.value, str(folder))
+    caplog.clear()
     assert VisionConfig(model=str(folder), pretrained="random").build().grid == (6, 6)
+    assert not caplog.records  # who asks for random weights is not warned of them
 
 
 def test_settings_that_do_not_fit_the_model_are_refused(miniature_parts, one_line):

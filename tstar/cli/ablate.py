@@ -39,6 +39,11 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         raise ConfigError(f"--out must be a folder, got the file {out}")
     if arguments.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {arguments.workers}")
+    if arguments.records is not None:
+        from tstar.cli.ablation_records import take_records
+
+        for line in take_records(Path(arguments.records), ablation.models, folder):
+            tell(line)
     if arguments.list:
         return show_rows(ablation, chosen, seeds, folder)
     check_suites(ablation)

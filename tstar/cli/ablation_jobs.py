@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHOWN = 4
 """Changed settings that a message names."""
+TAKEN = "taken_from.json"
+"""In a run's folder: the report whose records it is, without its weights."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Training:
     @property
     def path(self) -> Path:
         return self.folder / "models" / self.name
+
+    @property
+    def taken(self) -> bool:
+        """Whether these are a report's records, finished when they were taken, without checkpoints."""
+        return (self.path / TAKEN).is_file()
 
     def job(self) -> "Job":
         """Training and the first row's evaluation, then one evaluation for each other row."""
@@ -112,7 +119,7 @@ class Training:
         return (
             (last / "done.json").is_file()
             and bool(wanted.benchmarks)
-            and record.get("model") == trained[:16]
+            and (self.taken or record.get("model") == trained[:16])
             and not _differences(_asked(record.get("settings") or {}), _asked(asdict(wanted)))
             and all((place / f"{suite}.{mode}.json").is_file() for suite in wanted.benchmarks for mode in wanted.modes)
         )
@@ -178,7 +185,8 @@ def changes(training: Training) -> list[str]:
         if not own and "global_batch" in done and done["config_sha256"] != config_digest(config):
             own.append("done.json is of others")
         found += [f"stage {name}, {phrase}" for phrase in own]
-    if (training.path / f"{len(recipe.stages)}-{list(recipe.stages)[-1]}" / "checkpoints" / "last.ckpt").is_file():
+    last = training.path / f"{len(recipe.stages)}-{list(recipe.stages)[-1]}"
+    if training.taken or (last / "checkpoints" / "last.ckpt").is_file():
         asked = _differences(_asked(before.get("evaluation") or {}), _asked(recipe.evaluation))
         found += [f"evaluation.{phrase}" for phrase in asked]
     return found

@@ -251,6 +251,11 @@ def add_ablate(commands: "argparse._SubParsersAction[Parser]") -> None:
     ablate.add_argument("--workers", type=int, default=1, metavar="N", help="models trained at once (default: 1)")
     ablate.add_argument("--runs", default="runs", metavar="DIR", help="the runs are in DIR/TABLE (default: runs)")
     ablate.add_argument("--out", metavar="DIR", help="folder of the table (default: reports/TABLE)")
+    ablate.add_argument(
+        "--records",
+        metavar="FILE",
+        help="take finished models and seeds from an earlier report's records.tar.xz, where DIR/TABLE has none, and train the rest",
+    )
     ablate.add_argument("--list", action="store_true", help="list models, rows and what is finished, and stop")
     ablate.add_argument("--report-only", action="store_true", help="write the table of what is finished, train nothing")
     ablate.add_argument("--json", action="store_true", help="print the table's data at the end")

@@ -15,6 +15,7 @@ from tstar.errors import ConfigError, DataError, suggest
 if TYPE_CHECKING:
     from tstar.reports.profile_cases import Case, Model
 
+AUTO = "auto"
 FRAMES = (8, 16, 32, 64, 128)
 CALLS = {"cuda": (100, 10), "cpu": (5, 1)}
 """Samples and warm-ups; of a GPU as published."""
@@ -38,12 +39,20 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     here = where(device)
     store = ProfileStore(out / RESULTS, here, arguments.fresh)
     tell = (lambda text: None) if arguments.json else say
+    whole = sum(len(own) for _, own in groups.values())
+    if arguments.report_only:
+        groups = {name: (title, [c for c in own if store.get(c) is not None]) for name, (title, own) in groups.items()}
+        groups = {name: group for name, group in groups.items() if group[1]}
+        if not groups:
+            raise ConfigError(
+                f"--report-only: {store.path} has none of these cases, measured on this machine with these versions"
+            )
     cases = [case for _, own in groups.values() for case in own]
     found = run_cases(cases, store, tell)
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)
-    results = results_of(title, typed_command(), here, groups, by_group)
+    results = results_of(title, typed_command(), here, groups, by_group, whole - len(cases))
     written = write_profile(results, out)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
@@ -141,7 +150,7 @@ def cases_of(group: Wanted, arguments: argparse.Namespace, device: str) -> "list
     parts = in_order(_parts(arguments.parts or group.parts, bool(videos)))
     common = {
         "device": device,
-        "precision": arguments.precision or group.precision or _precision(config, device),
+        "precision": _precision(arguments.precision or group.precision, config, device),
         "matmul_precision": RunConfig(**(config.get("run") or {})).matmul_precision,
         "samples": samples if arguments.samples is None else arguments.samples,
         "warmup": warmup if arguments.warmup is None else arguments.warmup,
@@ -203,10 +212,16 @@ def model_of(config: dict[str, Any], random: bool, checkpoint: Path | None) -> "
     )
 
 
-def _precision(config: dict[str, Any], device: str) -> str:
-    """The paper's on a GPU, else the recipe's."""
+def _precision(asked: str | None, config: dict[str, Any], device: str) -> str:
+    """What is asked for; by itself the paper's on a GPU, else the recipe's, or for "auto" what this CPU multiplies fast."""
+    if asked not in (None, AUTO):
+        return asked
     if device.startswith("cuda"):
         return "fp16"
+    if asked == AUTO:
+        from tstar.nn.precision import multiplies_bfloat16
+
+        return "bf16" if multiplies_bfloat16() else "fp32"
     from tstar.reports.plan_memory import get_precision
 
     half = get_precision((config.get("trainer") or {}).get("precision")).half

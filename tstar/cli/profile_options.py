@@ -37,8 +37,9 @@ def add_profile_options(profile: argparse.ArgumentParser) -> None:
     profile.add_argument("--warmup", type=int, metavar="N", help="calls before (default: 10 on a GPU, 1 on a CPU)")
     profile.add_argument(
         "--precision",
-        choices=("fp32", "bf16", "fp16"),
-        help="default: fp16 on a GPU, as published; on a CPU what trainer.precision says",
+        choices=("fp32", "bf16", "fp16", "auto"),
+        help="default: fp16 on a GPU, as published; on a CPU what trainer.precision says. auto: on a CPU bf16 where it is "
+        "multiplied fast, else fp32",
     )
     profile.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     profile.add_argument(
@@ -64,4 +65,7 @@ def add_profile_options(profile: argparse.ArgumentParser) -> None:
     )
     profile.add_argument("--out", metavar="DIR", help="folder of the results (default: runs/profile/NAME)")
     profile.add_argument("--fresh", action="store_true", help="measure again what --out holds")
+    profile.add_argument(
+        "--report-only", action="store_true", help="write the page of what is finished, measure nothing"
+    )
     profile.add_argument("--json", action="store_true", help="print what results.json holds and nothing else")

@@ -29,3 +29,11 @@ def matmul_precision(name: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cuda.enable_flash_sdp(fused)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether matrices in bfloat16 are multiplied about as fast as in float32, or faster: on CUDA devices and CPUs with AVX-512.
+
+    Elsewhere torch falls back on loops: on an AVX2 machine (Zen 3) products in bfloat16 took 3 to 30 times as long.
+    """
+    return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -114,7 +114,8 @@ def write_ablation_report(table: Table, folder: Path, out: Path, command: str) -
     results["plots"] = [name for name, draw in PLOTS if draw(results, out / name)]
     runs = {str(run.path): run for row in table.rows for run in row.runs.values()}
     if runs:
-        write_records(list(runs.values()), out / RECORDS)
+        seconds = {run.path.name: recorded_seconds(folder, run.path.name) for run in runs.values()}
+        write_records(list(runs.values()), out / RECORDS, seconds)
     write_atomically(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_csv(results, out / "table.csv")
     write_atomically(out / "README.md", page(results))

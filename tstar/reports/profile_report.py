@@ -39,6 +39,7 @@ def results_of(
     here: Mapping[str, Any],
     groups: Mapping[str, tuple[str, Sequence[Case]]],
     found: Mapping[str, Sequence[Mapping[str, Any]]],
+    left: int = 0,
 ) -> Numbers:
     """What was measured, as plain data.
 
@@ -48,10 +49,12 @@ def results_of(
         here: the machine.
         groups: title and cases of each group by name.
         found: what each case of a group came to.
+        left: cases that are not measured yet.
     """
     return {
         "title": title,
         "command": command,
+        "left": left,
         "machine": dict(here),
         "groups": [_group(name, *group, found[name]) for name, group in groups.items()],
     }
@@ -161,6 +164,8 @@ def page(results: Numbers, plots: Mapping[tuple[str, str], str]) -> str:
         "what runs and its input, counted; *needed* is the most memory beyond those during the calls, measured: "
         + ("what PyTorch allocates on the device.\n" if gpu else "the process's resident memory.\n"),
     ]
+    if results["left"]:
+        text.append(f"**{_count(results['left'], 'case')} not measured yet.**\n")
     for group in results["groups"]:
         text += [f"## {group['title']}\n", _about(group)]
         text += [

@@ -3,8 +3,11 @@
 Published encoders: ``convnext_large_d_320`` (320 px, 10 x 10 patches of width 1536) and ``ViT-L-14-336`` (24 x 24 of 1024).
 """
 
+import contextlib
 import difflib
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,7 +57,8 @@ class OpenClipTower(VisionEncoder):
     def __init__(self, config: VisionConfig, *, weights: bool = True) -> None:
         super().__init__()
         self.config = config
-        visual = _load(config, weights).visual
+        with _no_weights_is_no_news():
+            visual = _load(config, weights).visual
         self.is_trunk = hasattr(visual, "trunk")
         self.tower: Any = visual.trunk if self.is_trunk else visual
         if not self.is_trunk and not hasattr(visual, "transformer"):
@@ -117,6 +121,20 @@ class OpenClipTower(VisionEncoder):
     def forward(self, frames: Tensor, slice_size: int | None = None) -> Tensor:
         """Frames uint8 [M, 3, S, S] to patch tokens [M, N, d_vision]."""
         return super().forward(frames, slice_size or self.config.slice_size)
+
+
+@contextlib.contextmanager
+def _no_weights_is_no_news() -> Iterator[None]:
+    """Without open_clip's warning of random weights, which nobody gets but by asking for them."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    logging.getLogger().addFilter(is_news)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(is_news)
 
 
 def _load(config: VisionConfig, weights: bool) -> Any:

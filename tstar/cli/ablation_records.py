@@ -1,0 +1,77 @@
+"""Models of an earlier report taken as they are: so a table of many seeds is measured in pieces, on machines that share no disk."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tstar.cli.ablation_file import AblationModel
+from tstar.cli.ablation_jobs import TAKEN, Training, changes, groups, told
+from tstar.data.files import file_digest
+from tstar.errors import ConfigError
+from tstar.reports.records import STEP_SECONDS, unpack_records
+from tstar.stages.checkpoint_io import write_atomically
+
+
+def take_records(archive: Path, models: Sequence[AblationModel], folder: Path) -> list[str]:
+    """Put the finished models of a report's records where a table's runs are; what is there stays as it is.
+
+    Args:
+        archive: ``records.tar.xz`` of a report of the same table.
+        models: of the table.
+        folder: of the table's runs.
+
+    Returns:
+        Lines for the user: how many were taken, and which could not be used.
+
+    Raises:
+        ConfigError: a model was made with other settings.
+        DataError: the archive cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = json.dumps({"records": str(archive), "sha256": file_digest(archive) if archive.is_file() else None})
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".records-") as place:
+        unpack_records(archive, Path(place) / "models")
+        there = {path.name for path in (Path(place) / "models").iterdir()}
+        found = [
+            Training(group, int(seed), Path(place))
+            for group in groups(models)
+            for name in sorted(there)
+            if (seed := name.removeprefix(f"{group.name}-")) != name and seed.isdecimal()
+        ]
+        unusable = sorted(there - {training.name for training in found})
+        for training in found:
+            write_atomically(training.path / TAKEN, source)
+            if changed := changes(training):
+                raise ConfigError(
+                    f"--records: {training.name} in {archive} was made with other settings: {told(changed)}; restore them, or "
+                    "leave --records out to train every model here"
+                )
+        whole = [training for training in found if training.job().finished()]
+        unusable += [training.name for training in found if training not in whole]
+        taken = [training.name for training in whole if _take(training, folder)]
+    lines = [f"{len(taken)} models and seeds are taken from {archive}"]
+    if len(taken) < len(whole):
+        lines[0] += f"; {len(whole) - len(taken)} others have a run in {folder} already"
+    if unusable:
+        lines.append(f"not taken, since they are not of this table or not finished: {', '.join(unusable)}")
+    return lines
+
+
+def _take(training: Training, folder: Path) -> bool:
+    """Move one to its place, if that is free."""
+    home = folder / "models" / training.name
+    home.parent.mkdir(parents=True, exist_ok=True)
+    seconds = training.path / STEP_SECONDS
+    content = seconds.read_text(encoding="utf-8") if seconds.is_file() else None
+    seconds.unlink(missing_ok=True)
+    try:
+        training.path.rename(home)
+    except OSError:
+        if home.is_dir():  # a run of its own, perhaps of another call that was faster
+            return False
+        raise
+    if content is not None:
+        (folder / "jobs").mkdir(exist_ok=True)
+        write_atomically(folder / "jobs" / f"{training.name}.json", content)
+    return True

@@ -113,7 +113,9 @@ def test_verdicts(comparisons, verdict):
     assert ordering.verdict == verdict
     text = paragraph([ordering])
     assert "said" in text
-    assert f"of {len(comparisons)} comparisons" in text
+    counted = "the one comparison " if len(comparisons) == 1 else f"of {len(comparisons)} comparisons "
+    assert counted in text
+    assert "2 holds" not in text
     if verdict in (HOLDS, REVERSED):
         assert "with this seed" in text
         assert "of one seed" in text
@@ -121,7 +123,7 @@ def test_verdicts(comparisons, verdict):
 
 def test_the_paragraph_counts_seeds_and_begins_with_what_tells_nothing():
     (ordering,) = hold_against([("said", ["a@8 > b@8"])], {"a@8": row(90, 95), "b@8": row(20, 25)})
-    assert paragraph([ordering]).startswith("Seen here too: said (of 1 comparisons 1 holds).")
+    assert paragraph([ordering]).startswith("Seen here too: said (the one comparison holds).")
     assert "(2 seeds)" in paragraph([ordering])
     (blind,) = hold_against([("said", ["good@8 > fair@8"])], MEASURED, not_above=["fair@8"])
     text = paragraph([blind], ["fair@8"])

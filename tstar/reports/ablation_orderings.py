@@ -19,6 +19,8 @@ _COMPARISON = re.compile(r"([\w.-]+@\d+)\s*(>=|[<>~])\s*([\w.-]+@\d+)")
 HOLDS, REVERSED, NOISE, UNKNOWN = "holds", "does not hold", "cannot be told from noise", "not measured"
 BLIND = "cannot be told, a side is not above blind"
 VERDICTS = (HOLDS, REVERSED, NOISE, BLIND, UNKNOWN)
+OF_SEVERAL = {HOLDS: "hold", REVERSED: "do not hold", BLIND: "cannot be told, since a side is not above blind"}
+"""Verdicts as they are said of several comparisons."""
 MARGIN = 0.01
 """Within which rows count as alike, as a fraction, where the table's file says nothing: in the paper's table 1 two models that are
 the same function are up to 1.5 points apart in a suite."""
@@ -176,7 +178,10 @@ def paragraph(orderings: Sequence[Ordering], not_above: Sequence[str] = ()) -> s
 
 def _counted(ordering: Ordering) -> str:
     found = [one.verdict for one in ordering.comparisons]
-    told = [f"{found.count(word)} {word}" for word in VERDICTS if word in found]
+    if len(found) == 1:
+        return f"the one comparison {found[0]}"
+    counts = [(found.count(word), word) for word in VERDICTS if word in found]
+    told = [f"{count} {word if count == 1 else OF_SEVERAL.get(word, word)}" for count, word in counts]
     return f"of {len(found)} comparisons {', '.join(told)}"
 
 

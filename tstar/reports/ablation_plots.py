@@ -59,23 +59,36 @@ def _side_by_side(rows: Sequence[Numbers]) -> dict[str, float]:
 
 
 def _name_points(axis: Any, rows: Sequence[Numbers], categories: Sequence[str]) -> None:
-    """Every model's name beside its last point; names at the same tokens keep apart, in the points' order."""
-    low, high = axis.get_ylim()
-    apart = (high - low) / 42
+    """Every model's name beside its last point, at the nearest height where it covers no other name."""
+    from matplotlib.patheffects import withStroke
+
+    axis.figure.canvas.draw()  # only now are sizes known
+    low, high = axis.get_window_extent().intervaly
     last = {row["model"]: row for row in sorted(rows, key=lambda row: row["tokens"])}
     places = _side_by_side(rows)
-    for tokens in {row["tokens"] for row in last.values()}:
-        own = sorted((row for row in last.values() if row["tokens"] == tokens), key=_mean)
-        edge = max(places[row["name"]] for row in rows if row["tokens"] == tokens)
-        heights: list[float] = []
-        for row in own:
-            heights.append(max(_mean(row), heights[-1] + apart) if heights else _mean(row))
-        shift = max(0.0, heights[-1] - (high - apart))  # none above the frame
-        for row, height in zip(own, heights, strict=True):
-            name = row["model"] if row["same_as"] is None else f"{row['model']} = {row['same_as']}"
-            colour = f"C{categories.index(row['category']) % 10}"
-            place = edge, height - shift
-            axis.annotate(name, place, xytext=(5, -2), textcoords="offset points", fontsize=6.5, color=colour)
+    taken: list[Any] = []
+    for row in sorted(last.values(), key=_mean):
+        name = row["model"] if row["same_as"] is None else f"{row['model']} = {row['same_as']}"
+        text = axis.annotate(
+            name,
+            (max(places[other["name"]] for other in rows if other["tokens"] == row["tokens"]), _mean(row)),
+            xytext=(5, -2),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=f"C{categories.index(row['category']) % 10}",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],  # over the bars of others
+            zorder=5,
+        )
+        box = text.get_window_extent()
+        step = box.height * 72 / axis.figure.dpi  # in points
+        for up in sorted(range(-len(last), len(last) + 1), key=abs):
+            moved = box.translated(0, up * box.height)
+            free = not any(moved.overlaps(other) for other in taken)
+            if free and low <= moved.y0 and moved.y1 <= high:
+                text.set_position((5, -2 + up * step))
+                box = moved
+                break
+        taken.append(box)
 
 
 def accuracy_by_frames(results: Numbers, path: Path) -> bool:

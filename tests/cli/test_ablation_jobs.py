@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +19,10 @@ from tstar.cli.ablation_records import take_records
 from tstar.cli.run_folder import config_digest, global_batch
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.reports.claims import take
 from tstar.reports.job_queue import recorded_seconds
 from tstar.reports.records import write_records
+from tstar.reports.runs import Evaluated, Run, StageRecord
 
 TABLE5 = Path("configs/ablations/table5.yaml")
 
@@ -210,6 +213,51 @@ def test_records_of_other_settings_or_unfinished_ones_are_not_taken(tmp_path):
     assert not (folder / "models").exists()
 
 
+def test_records_of_a_model_that_somebody_is_at_are_not_taken(tmp_path):
+    own, folder = training(tmp_path / "elsewhere"), tmp_path / "here"
+    archive = leave_report(tmp_path, own)
+    (folder / "failed").mkdir(parents=True)
+    failed = folder / "failed" / f"{own.name}.json"
+    failed.write_text('{"reason": "no memory"}')
+    claim = take(folder / "claims" / f"{own.name}.json")
+    assert len(take_records(archive, own.group.models, folder)) == 1
+    assert not training(folder).path.exists()
+    assert failed.exists()
+    claim.release()
+    take_records(archive, own.group.models, folder)
+    assert training(folder).job().finished()
+    assert not failed.exists()  # nor does the page say that it failed
+    assert not list((folder / "claims").iterdir())
+
+
+def test_answers_of_another_checkpoint_in_records_are_not_taken_for_the_models(tmp_path):
+    """As where a stage was trained again and the answers at the second row's frames stayed."""
+    figure5 = Path("configs/ablations/figure5.yaml")
+    own, folder = training(tmp_path / "elsewhere", path=figure5), tmp_path / "here"
+    leave_finished(own)
+    standard = EvaluationConfig(**own.group.recipe(3).evaluation)
+    archive = tmp_path / "records.tar.xz"
+    for model, taken in (("of an earlier one", 0), ("0123456789abcdef", 1)):
+        for frames in own.group.frames[1:]:
+            config = EvaluationConfig(**{**asdict(standard), "max_frames": frames, "baselines": False})
+            of_last = frames == own.group.frames[-1]
+            leave_answers(
+                own.path / "eval" / f"max_frames={frames}-baselines=False",
+                config,
+                model if of_last else "0123456789abcdef",
+            )
+        write_records([SimpleNamespace(path=own.path)], archive)
+        lines = take_records(archive, own.group.models, folder)
+        assert lines[0].startswith(f"{taken} models")
+    here = training(folder, path=figure5)
+    assert here.job().finished()
+    last = here.job().steps[-1]
+    shutil.rmtree(next(here.path.glob(f"eval/max_frames={here.group.frames[-1]}-*")))
+    assert not last.finished()
+    with pytest.raises(ConfigError, match="which bring no weights, and has no answers at 48 frames; delete it"):
+        last.command()
+
+
 @pytest.mark.parametrize("name", ["../out.json", "/tmp/out.json", "a/run.sh", "link.json"])
 def test_records_that_hold_what_none_hold_are_refused(tmp_path, name):
     archive = tmp_path / "records.tar.xz"
@@ -222,9 +270,45 @@ def test_records_that_hold_what_none_hold_are_refused(tmp_path, name):
         tar.addfile(entry, io.BytesIO(b"{}"))
     with pytest.raises(DataError, match="does not belong into records"):
         take_records(archive, training(tmp_path).group.models, tmp_path / "here")
-    archive.write_bytes(archive.read_bytes()[:-20])
-    with pytest.raises(DataError):
-        take_records(archive, training(tmp_path).group.models, tmp_path / "here")
-    with pytest.raises(DataError, match="cannot be read as the records of a report"):
-        take_records(tmp_path / "gone.tar.xz", training(tmp_path).group.models, tmp_path / "here")
     assert not list((tmp_path / "here").rglob("*.*"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "no archive"])
+def test_damaged_records_are_refused(tmp_path, damage):
+    own, folder = training(tmp_path / "elsewhere"), tmp_path / "here"
+    archive = leave_report(tmp_path, own)
+    whole = archive.read_bytes()
+    half = len(whole) // 2
+    changed = whole[:half] + bytes(byte ^ 255 for byte in whole[half : half + 32]) + whole[half + 32 :]
+    archive.write_bytes({"cut": whole[:half], "changed": changed, "no archive": b"{}"}[damage])
+    with pytest.raises(DataError, match="cannot be read as the records of a report"):
+        take_records(archive, own.group.models, folder)
+    assert not list(folder.rglob("*.*"))
+    with pytest.raises(DataError, match="--records: no such file"):
+        take_records(tmp_path / "gone.tar.xz", own.group.models, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_records_of_nothing_are_no_error(tmp_path):
+    archive = tmp_path / "records.tar.xz"
+    write_records([], archive)
+    lines = take_records(archive, training(tmp_path).group.models, tmp_path / "here")
+    assert lines == [f"0 models and seeds are taken from {archive}"]
+
+
+def test_a_seed_that_was_trained_on_other_shards_is_in_no_row(tmp_path, monkeypatch):
+    """As where records come from a machine whose shards lie at the same place but are others."""
+    seeds = [training(tmp_path, seed=seed) for seed in (1, 2, 3)]
+    shards = {own.path: digest for own, digest in zip(seeds, ("one", "one", "other"), strict=True)}
+    for own in seeds:
+        leave_finished(own)
+
+    def read(path):
+        stages = [StageRecord("only", {"shards": shards[path]}, [], [])]
+        return Run(path, "", "", {"evaluation": {"benchmarks": {}}}, stages, Evaluated(16, {}, {}), [], {}, [])
+
+    monkeypatch.setattr("tstar.reports.runs.read_run", read)
+    runs, left_out = found_runs([seeds[0].group], tmp_path)
+    assert list(runs[seeds[0].group.name]) == ["1", "2"]
+    assert list(left_out) == [seeds[2].name]
+    assert f"was trained on other shards than {seeds[0].name}" in left_out[seeds[2].name]

@@ -272,15 +272,6 @@ def test_weights_take_the_type_asked_for(miniature_parts):
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("AVX2", "float32"), ("DEFAULT", "float32"), ("AVX512", "bfloat16")])
-def test_auto_is_the_type_that_the_machine_multiplies_fast(monkeypatch, miniature_parts, capability, dtype):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    config = LanguageConfig(path=str(miniature_parts / "language"), template="miniature", dtype="auto")
-    assert config.dtype == dtype
-    assert {p.dtype for p in config.build().parameters()} == {getattr(torch, dtype)}
-
-
 class TestLoading:
     @pytest.fixture
     def folder(self, tmp_path, miniature_parts):

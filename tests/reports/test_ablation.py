@@ -1,6 +1,7 @@
 """The page, the CSV and the data of a measured table, from runs whose accuracies are chosen."""
 
 import csv
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -11,6 +12,7 @@ from tstar.evaluation import get_benchmark
 from tstar.evaluation.contrasts import in_mean_cells
 from tstar.evaluation.seeds import combined
 from tstar.reports.ablation import Row, Table, results_of, write_ablation_report
+from tstar.reports.ablation_plots import accuracy_by_tokens
 from tstar.reports.runs import Evaluated, Run, StageRecord
 
 SUITE = "mini-videomme"
@@ -178,6 +180,34 @@ def test_times_are_of_all_starts(tmp_path):
     assert "| a-0 | 10.0 min | 2.0 min | 0.5 GiB | 1 |" in page
     assert "| a-1 | – | – | 0.5 GiB | 2 |" in page  # gone on with by hand: its records are of the last start
     assert "2 runs, 12 minutes of wall time" in page
+
+
+def test_names_of_crowded_points_cover_no_other(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure))
+    rows = [
+        {
+            "name": f"a_model_of_a_long_name_{k}@8",
+            "model": f"a_model_of_a_long_name_{k}",
+            "category": f"c{k % 3}",
+            "same_as": None,
+            "tokens": tokens,
+            "seeds": {"0": {}},
+            "summary": {"mean": {"mean": 0.3 + 0.0001 * (k % 5)}},
+        }
+        for k, tokens in enumerate([30] * 8 + [36] * 8 + [100] * 2)
+    ]
+    assert accuracy_by_tokens({"title": "T", "rows": rows, "chance": {}, "blind": {}}, tmp_path / "a.png")
+    (figure,) = drawn
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert len(boxes) == len(rows)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    low, high = axis.get_window_extent().intervaly
+    assert all(low <= box.y0 and box.y1 <= high for box in boxes)
 
 
 def test_plots_are_drawn_and_stale_ones_deleted(tmp_path):

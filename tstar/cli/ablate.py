@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tstar.cli.ablation_file import Ablation, AblationModel, check_seeds, read_ablation
 from tstar.cli.parser import typed_command
 from tstar.cli.progress import is_first_process
-from tstar.errors import ConfigError, TstarError, suggest
+from tstar.errors import ConfigError, DataError, TstarError, suggest
 
 if TYPE_CHECKING:
     from tstar.cli.ablation_jobs import Group, Training
@@ -39,14 +39,14 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         raise ConfigError(f"--out must be a folder, got the file {out}")
     if arguments.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {arguments.workers}")
+    if arguments.list:
+        return show_rows(ablation, chosen, seeds, folder)
+    check_suites(ablation)
     if arguments.records is not None:
         from tstar.cli.ablation_records import take_records
 
         for line in take_records(Path(arguments.records), ablation.models, folder):
             tell(line)
-    if arguments.list:
-        return show_rows(ablation, chosen, seeds, folder)
-    check_suites(ablation)
     status = 0
     if not arguments.report_only:
         status = work(trainings(ablation, chosen, seeds, folder), folder, arguments.workers)
@@ -185,6 +185,7 @@ def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str,
     left_out: dict[str, str] = {}
     asked: Asked = {}
     for group in models:
+        first: tuple[str, list[Any]] | None = None
         for seed in seeds_there(folder / "models", group.name):
             training = Training(group, seed, folder)
             if not (training.path / "eval").is_dir():
@@ -198,6 +199,12 @@ def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str,
                 whole = [one for one in run.other_frames if training.finished(one.max_frames)]
                 run = replace(run, other_frames=whole)
                 check_questions(run, asked)
+                shards = [(stage.done or {}).get("shards") for stage in run.stages]
+                if first is not None and shards != first[1]:
+                    raise DataError(
+                        f"{run.path} was trained on other shards than {first[0]}, though their settings are the same"
+                    )
+                first = first or (training.name, shards)
                 runs.setdefault(group.name, {})[str(seed)] = run
             except TstarError as error:
                 left_out[training.name] = str(error)

@@ -94,6 +94,11 @@ class Training:
     def _again(self, frames: int) -> list[str]:
         from tstar.cli.validate import NOT_IN_TAGS
 
+        if self.taken:
+            raise ConfigError(
+                f"{self.path} was taken from a report's records, which bring no weights, and has no answers at {frames} frames; "
+                "delete it to train the model here"
+            )
         evaluation = self.group.recipe(self.seed).evaluation
         moved = [
             (key, json.dumps(evaluation[key])) for key in NOT_IN_TAGS if key in evaluation
@@ -115,11 +120,13 @@ class Training:
         place = self.path / "eval" / evaluation_tag(standard, wanted, None)
         record = _json(place / "evaluation.json")
         last = self.path / f"{len(recipe.stages)}-{list(recipe.stages)[-1]}"
-        trained = (read_manifest(last / "checkpoints").get("last.ckpt") or {}).get("sha256", "")
+        trained = (read_manifest(last / "checkpoints").get("last.ckpt") or {}).get("sha256", "")[:16]
+        if self.taken:  # without checkpoints: all answers must be of the model that answered at the first row's frames
+            trained = _json(self.path / "eval" / "evaluation.json").get("model", "")
         return (
             (last / "done.json").is_file()
             and bool(wanted.benchmarks)
-            and (self.taken or record.get("model") == trained[:16])
+            and record.get("model") == trained
             and not _differences(_asked(record.get("settings") or {}), _asked(asdict(wanted)))
             and all((place / f"{suite}.{mode}.json").is_file() for suite in wanted.benchmarks for mode in wanted.modes)
         )

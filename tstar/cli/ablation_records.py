@@ -8,7 +8,8 @@ from pathlib import Path
 from tstar.cli.ablation_file import AblationModel
 from tstar.cli.ablation_jobs import TAKEN, Training, changes, groups, told
 from tstar.data.files import file_digest
-from tstar.errors import ConfigError
+from tstar.errors import ConfigError, DataError
+from tstar.reports.claims import take
 from tstar.reports.records import STEP_SECONDS, unpack_records
 from tstar.stages.checkpoint_io import write_atomically
 
@@ -28,8 +29,10 @@ def take_records(archive: Path, models: Sequence[AblationModel], folder: Path) -
         ConfigError: a model was made with other settings.
         DataError: the archive cannot be read.
     """
+    if not archive.is_file():
+        raise DataError(f"--records: no such file: {archive}")
     folder.mkdir(parents=True, exist_ok=True)
-    source = json.dumps({"records": str(archive), "sha256": file_digest(archive) if archive.is_file() else None})
+    source = json.dumps({"records": str(archive), "sha256": file_digest(archive)})
     with tempfile.TemporaryDirectory(dir=folder, prefix=".records-") as place:
         unpack_records(archive, Path(place) / "models")
         there = {path.name for path in (Path(place) / "models").iterdir()}
@@ -59,19 +62,22 @@ def take_records(archive: Path, models: Sequence[AblationModel], folder: Path) -
 
 
 def _take(training: Training, folder: Path) -> bool:
-    """Move one to its place, if that is free."""
-    home = folder / "models" / training.name
-    home.parent.mkdir(parents=True, exist_ok=True)
-    seconds = training.path / STEP_SECONDS
-    content = seconds.read_text(encoding="utf-8") if seconds.is_file() else None
-    seconds.unlink(missing_ok=True)
+    """Move one to its place, if that is free and nobody is at it."""
+    name = training.name
+    home = folder / "models" / name
+    claim = take(folder / "claims" / f"{name}.json")
+    if claim is None:
+        return False
     try:
-        training.path.rename(home)
-    except OSError:
-        if home.is_dir():  # a run of its own, perhaps of another call that was faster
+        if home.exists():
             return False
-        raise
-    if content is not None:
-        (folder / "jobs").mkdir(exist_ok=True)
-        write_atomically(folder / "jobs" / f"{training.name}.json", content)
-    return True
+        for place in ("models", "jobs"):
+            (folder / place).mkdir(exist_ok=True)
+        seconds = training.path / STEP_SECONDS
+        if seconds.is_file():
+            seconds.replace(folder / "jobs" / f"{name}.json")
+        training.path.rename(home)
+        (folder / "failed" / f"{name}.json").unlink(missing_ok=True)
+        return True
+    finally:
+        claim.release()

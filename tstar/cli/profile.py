@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     if out.is_file():
         raise ConfigError(f"--out must be a folder, got the file {out}")
     here = where(device)
+    if arguments.report_only and arguments.fresh:
+        raise ConfigError("--report-only measures nothing, and --fresh everything; leave one of them out")
     store = ProfileStore(out / RESULTS, here, arguments.fresh)
     tell = (lambda text: None) if arguments.json else say
     whole = sum(len(own) for _, own in groups.values())
@@ -45,7 +47,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         groups = {name: group for name, group in groups.items() if group[1]}
         if not groups:
             raise ConfigError(
-                f"--report-only: {store.path} has none of these cases, measured on this machine with these versions"
+                f"--report-only: {store.path} has no finished case of these, on this machine with these versions"
             )
     cases = [case for _, own in groups.values() for case in own]
     found = run_cases(cases, store, tell)
@@ -219,9 +221,9 @@ def _precision(asked: str | None, config: dict[str, Any], device: str) -> str:
     if device.startswith("cuda"):
         return "fp16"
     if asked == AUTO:
-        from tstar.nn.precision import multiplies_bfloat16
+        from tstar.nn.precision import cpu_multiplies_bfloat16
 
-        return "bf16" if multiplies_bfloat16() else "fp32"
+        return "bf16" if cpu_multiplies_bfloat16() else "fp32"
     from tstar.reports.plan_memory import get_precision
 
     half = get_precision((config.get("trainer") or {}).get("precision")).half

@@ -38,8 +38,8 @@ def add_profile_options(profile: argparse.ArgumentParser) -> None:
     profile.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16", "auto"),
-        help="default: fp16 on a GPU, as published; on a CPU what trainer.precision says. auto: on a CPU bf16 where it is "
-        "multiplied fast, else fp32",
+        help="default: fp16 on a GPU, as published; on a CPU what trainer.precision says. auto: likewise on a GPU; on a CPU "
+        "bf16 where it is multiplied fast, else fp32",
     )
     profile.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     profile.add_argument(

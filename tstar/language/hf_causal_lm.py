@@ -16,7 +16,6 @@ from tstar.language.blocks import checkpoint_blocks
 from tstar.language.lora import LoraSettings, add_adapters, is_adapter
 from tstar.language.splice import IGNORE, Spliced
 from tstar.language.state_spaces import is_state_spaces, load_state_spaces
-from tstar.nn.precision import multiplies_bfloat16
 
 LENGTH_POWERS = {"token": 0.0, "square": 0.5, "answer": 1.0}
 """A token weighs its answer's length to minus this power, by ``loss_reduction``."""
@@ -35,8 +34,8 @@ class LanguageConfig:
     template: str
     """Prompt template of the model: miniature, vicuna_v1, phi3, qwen2, qwen2_5, pythia or smollm2; qwen2_llava_next and
     qwen2_5_llava_next learn also the marks of turns, as LLaVA-NeXT does."""
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """Type of the weights in memory. "auto" is bfloat16 where this machine multiplies it fast, else float32."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory. CPUs without AVX-512 multiply the last two many times slower than the first."""
     attention: str | None = None
     """Attention implementation as transformers names it; default its own choice."""
     gradient_checkpointing: bool = False
@@ -49,10 +48,6 @@ class LanguageConfig:
     """Take weights in PyTorch's own format where a model has no safetensors; tensors alone are read from it."""
     lora: LoraSettings | None = None
     """Learn small matrices beside the model's own, which stay as they are."""
-
-    def __post_init__(self) -> None:
-        if self.dtype == "auto":
-            object.__setattr__(self, "dtype", "bfloat16" if multiplies_bfloat16() else "float32")
 
     def build(self) -> "HFCausalLM":
         """Load the model and its tokenizer."""

@@ -31,9 +31,9 @@ def matmul_precision(name: str) -> Iterator[None]:
         torch.backends.cuda.enable_flash_sdp(fused)
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether matrices in bfloat16 are multiplied about as fast as in float32, or faster: on CUDA devices and CPUs with AVX-512.
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies matrices in bfloat16 about as fast as in float32, or faster: those with AVX-512 do.
 
-    Elsewhere torch falls back on loops: on an AVX2 machine (Zen 3) products in bfloat16 took 3 to 30 times as long.
+    On others torch falls back on loops: with AVX2 (Zen 3) such products took 3 to 30 times as long as in float32.
     """
-    return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")

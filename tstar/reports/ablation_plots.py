@@ -79,13 +79,14 @@ def _name_points(axis: Any, rows: Sequence[Numbers], categories: Sequence[str]) 
             path_effects=[withStroke(linewidth=2.5, foreground="white")],  # over the bars of others
             zorder=5,
         )
+        text.set_in_layout(False)  # else the axes would shrink once more, for names that reach out of them
         box = text.get_window_extent()
-        step = box.height * 72 / axis.figure.dpi  # in points
-        for up in sorted(range(-len(last), len(last) + 1), key=abs):
-            moved = box.translated(0, up * box.height)
+        step = 1.05 * box.height  # touching counts as overlapping
+        for up in sorted(range(-2 * len(last), 2 * len(last) + 1), key=abs):
+            moved = box.translated(0, up * step)
             free = not any(moved.overlaps(other) for other in taken)
             if free and low <= moved.y0 and moved.y1 <= high:
-                text.set_position((5, -2 + up * step))
+                text.set_position((5, -2 + up * step * 72 / axis.figure.dpi))
                 box = moved
                 break
         taken.append(box)

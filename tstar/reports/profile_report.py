@@ -165,7 +165,7 @@ def page(results: Numbers, plots: Mapping[tuple[str, str], str]) -> str:
         + ("what PyTorch allocates on the device.\n" if gpu else "the process's resident memory.\n"),
     ]
     if results["left"]:
-        text.append(f"**{_count(results['left'], 'case')} not measured yet.**\n")
+        text.append(f"**{_count(results['left'], 'case')} not measured yet, or failed.**\n")
     for group in results["groups"]:
         text += [f"## {group['title']}\n", _about(group)]
         text += [

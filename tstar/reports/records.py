@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -53,6 +54,7 @@ def unpack_records(path: Path, into: Path) -> None:
         DataError: the archive cannot be read, or holds what no records hold.
     """
     total = 0
+    into.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(path, "r:xz") as archive:
             for entry in archive:
@@ -66,7 +68,7 @@ def unpack_records(path: Path, into: Path) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 content = archive.extractfile(entry)
                 file.write_bytes(content.read() if content else b"")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as the records of a report ({error})") from None
 
 

@@ -194,7 +194,7 @@ def test_finished_models_are_taken_from_the_records_of_a_report(tmp_path):
     with pytest.raises(ConfigError, match=r"trainer.max_epochs 1, now 5"):
         check_unchanged(training(folder, ("trainer.max_epochs", "5")))
     again = take_records(archive, elsewhere.group.models, folder)
-    assert again == [f"0 models and seeds are taken from {archive}; 1 others have a run in {folder} already"]
+    assert again == [f"0 models and seeds are taken from {archive}; 1 others are in {folder} already, or in work"]
 
 
 def test_records_of_other_settings_or_unfinished_ones_are_not_taken(tmp_path):
@@ -256,6 +256,9 @@ def test_answers_of_another_checkpoint_in_records_are_not_taken_for_the_models(t
     assert not last.finished()
     with pytest.raises(ConfigError, match="which bring no weights, and has no answers at 48 frames; delete it"):
         last.command()
+    (here.path / "eval" / "mini-mlvu.full.json").unlink()
+    with pytest.raises(ConfigError, match="which bring no weights, and has no answers at 4 frames; delete it"):
+        here.job().steps[0].command()
 
 
 @pytest.mark.parametrize("name", ["../out.json", "/tmp/out.json", "a/run.sh", "link.json"])

@@ -20,6 +20,7 @@ from tstar.evaluation.seeds import combined, summary
 from tstar.evaluation.settings import EvaluationConfig
 from tstar.reports.curves import smoothed
 from tstar.reports.examples import chosen
+from tstar.reports.records import unpack_records
 from tstar.reports.runs import group_runs, read_run
 from tstar.reports.seed_numbers import recipe_numbers
 
@@ -234,9 +235,7 @@ def test_the_records_beside_a_report_make_it_again(maker, tmp_path):
     (runs[0] / "1-align" / "checkpoints" / "manifest.json").write_text("{}")
     (runs[0] / "1-align" / "weights.safetensors").write_bytes(bytes(100))
     first, text = report(*runs, out=tmp_path / "page")
-    shutil.unpack_archive(
-        tmp_path / "page" / "records.tar.xz", tmp_path / "unpacked"
-    )  # older Pythons' tarfile knows no filter
+    unpack_records(tmp_path / "page" / "records.tar.xz", tmp_path / "unpacked")
     assert not list((tmp_path / "unpacked").rglob("*.safetensors"))
     assert not list((tmp_path / "unpacked").rglob("checkpoints"))
     again, _ = report(tmp_path / "unpacked" / "a", tmp_path / "unpacked" / "b", out=tmp_path / "again")

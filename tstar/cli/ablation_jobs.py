@@ -85,6 +85,7 @@ class Training:
 
     def _fit(self) -> list[str]:
         check_unchanged(self)  # another call may have begun it meanwhile
+        self._check_weights(self.group.frames[0])
         recipe = write_recipe(self.group, self.folder)
         words = ["fit", "--config", str(recipe), "--runs", str(self.path.parent), "--name", self.name]
         words += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
@@ -94,11 +95,7 @@ class Training:
     def _again(self, frames: int) -> list[str]:
         from tstar.cli.validate import NOT_IN_TAGS
 
-        if self.taken:
-            raise ConfigError(
-                f"{self.path} was taken from a report's records, which bring no weights, and has no answers at {frames} frames; "
-                "delete it to train the model here"
-            )
+        self._check_weights(frames)
         evaluation = self.group.recipe(self.seed).evaluation
         moved = [
             (key, json.dumps(evaluation[key])) for key in NOT_IN_TAGS if key in evaluation
@@ -106,6 +103,14 @@ class Training:
         settings = [word for key, value in moved for word in (f"--evaluation.{key}", value)]
         words = ["validate", "--ckpt", str(self.path), "--max-frames", str(frames), "--no-baselines", *settings]
         return [*_tstar(), *words]
+
+    def _check_weights(self, frames: int) -> None:
+        """ConfigError for records, which cannot answer what they lack."""
+        if self.taken:
+            raise ConfigError(
+                f"{self.path} was taken from a report's records, which bring no weights, and has no answers at {frames} frames; "
+                "delete it to train the model here"
+            )
 
     def finished(self, frames: int) -> bool:
         """Whether the finished model has answered everything with so many frames."""

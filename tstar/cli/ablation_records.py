@@ -55,7 +55,7 @@ def take_records(archive: Path, models: Sequence[AblationModel], folder: Path) -
         taken = [training.name for training in whole if _take(training, folder)]
     lines = [f"{len(taken)} models and seeds are taken from {archive}"]
     if len(taken) < len(whole):
-        lines[0] += f"; {len(whole) - len(taken)} others have a run in {folder} already"
+        lines[0] += f"; {len(whole) - len(taken)} others are in {folder} already, or in work"
     if unusable:
         lines.append(f"not taken, since they are not of this table or not finished: {', '.join(unusable)}")
     return lines

@@ -12,7 +12,7 @@ HUSHED = (
     ".*module.s. in eval mode.*",  # the frozen parts
     ".*smaller than the logging interval.*",
     ".*Total length of .list. across ranks is zero.*",  # no held-out data
-    ".*sync_dist=True.* when logging on epoch level.*",  # suites run on one process, which alone logs them
+    ".*sync_dist=True.* when logging on epoch level.*",  # scores are of all processes' answers, and one logs them
     ".*You have overridden .transfer_batch_to_device.*",
     ".*recommended to use .Trainer.devices=1.*",  # every process answers its share, each question once
 )

@@ -35,7 +35,7 @@ class LanguageConfig:
     """Prompt template of the model: miniature, vicuna_v1, phi3, qwen2, qwen2_5, pythia or smollm2; qwen2_llava_next and
     qwen2_5_llava_next learn also the marks of turns, as LLaVA-NeXT does."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights in memory. CPUs without AVX-512 multiply the last two many times slower than the first."""
+    """Type of the weights in memory. CPUs without AVX-512 multiply bfloat16 many times slower than float32."""
     attention: str | None = None
     """Attention implementation as transformers names it; default its own choice."""
     gradient_checkpointing: bool = False

@@ -19,8 +19,8 @@ _COMPARISON = re.compile(r"([\w.-]+@\d+)\s*(>=|[<>~])\s*([\w.-]+@\d+)")
 HOLDS, REVERSED, NOISE, UNKNOWN = "holds", "does not hold", "cannot be told from noise", "not measured"
 BLIND = "cannot be told, a side is not above blind"
 VERDICTS = (HOLDS, REVERSED, NOISE, BLIND, UNKNOWN)
-OF_SEVERAL = {HOLDS: "hold", REVERSED: "do not hold", BLIND: "cannot be told, since a side is not above blind"}
-"""Verdicts as they are said of several comparisons."""
+OF_SEVERAL = {HOLDS: "hold", REVERSED: "do not hold"}
+"""Verdicts that are said of several comparisons in other words."""
 MARGIN = 0.01
 """Within which rows count as alike, as a fraction, where the table's file says nothing: in the paper's table 1 two models that are
 the same function are up to 1.5 points apart in a suite."""

@@ -63,9 +63,9 @@ def test_a_recipe_is_measured_with_several_compressors_and_not_twice(workplace, 
     results = json.loads(capsys.readouterr().out)
     assert [row["frames"] for row in results["groups"][0]["rows"]] == [2] * 4
     assert results["left"] == 4
-    assert "**4 cases not measured yet, or failed.**" in Path("own/README.md").read_text()
+    assert "**4 cases still to be measured, or once more" in Path("own/README.md").read_text()
     assert main([*more, "--out", "nothing"]) == 2
-    assert "nothing/results.jsonl has no finished case of these" in capsys.readouterr().err
+    assert "nothing/results.jsonl has none of these cases" in capsys.readouterr().err
     assert asked == []
     assert main([*command, "--fresh", "--frames", "2", "--parts", "compress", "--compressors", "avg_pool"]) == 0
     assert [(c.frames, c.parts) for c in asked] == [(2, ("compress",))]
@@ -108,6 +108,14 @@ def test_what_failed_is_told_by_the_status(workplace, monkeypatch, capsys):
     assert main([*RECIPE, *QUICK, "--frames", "2", "--protocol", "paper"]) == 1
     told = capsys.readouterr()
     assert "failed (KeyError: 'x')" in told.out
+    assert "1 of 1 cases failed" in told.err
+    monkeypatch.setattr(profile, "run_child", None)  # nothing more is measured
+    assert main([*RECIPE, *QUICK, "--frames", "2", "--protocol", "paper", "--report-only", "--json"]) == 1
+    told = capsys.readouterr()
+    results = json.loads(told.out)
+    (row,) = results["groups"][0]["rows"]
+    assert results["left"] == 1  # it would be tried again
+    assert (row["status"], row["reason"]) == ("failed", "KeyError: 'x'")
     assert "1 of 1 cases failed" in told.err
 
 

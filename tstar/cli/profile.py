@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Measure, and write the page; the exit status is 1 where a case failed for no reason that is known."""
     title, wanted = _wanted(arguments, settings)
     _check(wanted)
-    from tstar.reports.profile import RESULTS, ProfileStore, run_cases, where
+    from tstar.reports.profile import FAILED, RESULTS, ProfileStore, run_cases, where
     from tstar.reports.profile_report import results_of, write_profile
 
     device = _device(arguments.device)
@@ -41,26 +41,30 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         raise ConfigError("--report-only measures nothing, and --fresh everything; leave one of them out")
     store = ProfileStore(out / RESULTS, here, arguments.fresh)
     tell = (lambda text: None) if arguments.json else say
-    whole = sum(len(own) for _, own in groups.values())
+    left = 0
     if arguments.report_only:
-        groups = {name: (title, [c for c in own if store.get(c) is not None]) for name, (title, own) in groups.items()}
-        groups = {name: group for name, group in groups.items() if group[1]}
+        left = sum(store.get(case) is None for _, own in groups.values() for case in own)
+        kept = {name: [case for case in own if store.written(case)] for name, (_, own) in groups.items()}
+        groups = {name: (groups[name][0], own) for name, own in kept.items() if own}
         if not groups:
             raise ConfigError(
-                f"--report-only: {store.path} has no finished case of these, on this machine with these versions"
+                f"--report-only: {store.path} has none of these cases, on this machine with these versions"
             )
     cases = [case for _, own in groups.values() for case in own]
-    found = run_cases(cases, store, tell)
+    if arguments.report_only:
+        found = [result for case in cases if (result := store.written(case))]
+    else:
+        found = run_cases(cases, store, tell)
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)
-    results = results_of(title, typed_command(), here, groups, by_group, whole - len(cases))
+    results = results_of(title, typed_command(), here, groups, by_group, left)
     written = write_profile(results, out)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))
     else:
         say(f"written: {', '.join(map(str, written))}")
-    failed = sum(result["status"] == "failed" for result in found)
+    failed = sum(result["status"] == FAILED for result in found)
     if failed:
         warn(f"{failed} of {len(cases)} cases failed; what they said is in {store.path}")
     return 1 if failed else 0

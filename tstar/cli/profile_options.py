@@ -66,6 +66,6 @@ def add_profile_options(profile: argparse.ArgumentParser) -> None:
     profile.add_argument("--out", metavar="DIR", help="folder of the results (default: runs/profile/NAME)")
     profile.add_argument("--fresh", action="store_true", help="measure again what --out holds")
     profile.add_argument(
-        "--report-only", action="store_true", help="write the page of what is finished, measure nothing"
+        "--report-only", action="store_true", help="write the page of what is there, failures too; measure nothing"
     )
     profile.add_argument("--json", action="store_true", help="print what results.json holds and nothing else")

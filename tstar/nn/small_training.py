@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tstar.errors import DataError
-from tstar.nn.muon import hidden_matrices
+from tstar.nn.muon import Muon, hidden_matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def build_optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.O
     inner = [p for p in model.parameters() if id(p) in chosen]
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(inner, lr=schedule.lr, weight_decay=schedule.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(inner, lr=schedule.lr, weight_decay=schedule.weight_decay),
         torch.optim.AdamW(rest, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 

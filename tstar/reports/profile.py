@@ -19,6 +19,8 @@ from tstar.stages.checkpoint_io import append_line
 
 RESULTS = "results.jsonl"
 PROGRAM = "tstar.reports.profile_case"
+FAILED = "failed"
+"""Status of a case whose process ended for no reason that is known."""
 KILLED = -9
 """Exit status of a process that the system ended, as it does where memory runs out."""
 STEEPEST = 2.0
@@ -58,11 +60,16 @@ class ProfileStore:
     def get(self, case: Case) -> Result | None:
         """What was found, if it still holds: a failure is tried again, and what a limit ended under a wider one."""
         row = self._found.get(_key(case.identity(), self.here))
-        if row is None or row["result"]["status"] == "failed":
+        if row is None or row["result"]["status"] == FAILED:
             return None
         if row["result"]["status"] != "measured" and row["limits"] != case.limits():
             return None
         return row["result"]
+
+    def written(self, case: Case) -> Result | None:
+        """What is written of the case, whether or not it would be tried again."""
+        row = self._found.get(_key(case.identity(), self.here))
+        return None if row is None else row["result"]
 
     def add(self, case: Case, result: Result) -> None:
         """Write down a case the moment it is finished."""
@@ -130,7 +137,7 @@ def measured_apart(case: Case) -> Result:
             return {"status": "time limit", "reason": f"not one measurement in {case.time_limit:g} s"}
         if error.status == KILLED:
             return {"status": "out of memory", "reason": "the system ended the process"}
-        return {"status": "failed", "reason": str(error).strip().splitlines()[-1][:300], "log": str(error)}
+        return {"status": FAILED, "reason": str(error).strip().splitlines()[-1][:300], "log": str(error)}
 
 
 def in_words(result: Result) -> str:

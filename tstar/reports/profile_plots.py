@@ -33,8 +33,8 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
         path: of the PNG.
         head: what the title says beside the group's.
     """
-    protocol = "paper" if any(row["protocol"] == "paper" for row in group["rows"]) else "parts"
-    rows = [row for row in group["rows"] if row["protocol"] == protocol]
+    rows = plotted(group)
+    protocol = rows[0]["protocol"]
     if not any(row["status"] == "measured" for row in rows):
         return False
     plt = pyplot()
@@ -54,10 +54,7 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
         plain_ticks(axes.yaxis)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    single = rows[0]["parts"][0] if len(rows[0]["parts"]) == 1 else None
-    left.set_ylabel(
-        f"seconds, {'from frames to the first token' if protocol == 'paper' else LABELS[single or 'total']}"
-    )
+    left.set_ylabel(f"seconds, {clock_of(rows[0])}")
     right.set_ylabel("peak memory with weights and input, MiB")
     left.legend(frameon=False, fontsize=9)
     _title(figure, group["title"], head, _told(rows, protocol))
@@ -66,9 +63,26 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
     return True
 
 
+def plotted(group: Row) -> list[Row]:
+    """The group's cases that are drawn against frames: by the paper's protocol if one of them has numbers, else by parts."""
+    paper = [row for row in group["rows"] if row["protocol"] == "paper"]
+    parts = [row for row in group["rows"] if row["protocol"] == "parts"]
+    return paper if not parts or any(row["status"] == "measured" for row in paper) else parts
+
+
+def clock_of(row: Row) -> str:
+    """What a drawn case's seconds are of, in words."""
+    return "from frames to the first token" if row["protocol"] == "paper" else LABELS[whole_of(row)]
+
+
+def whole_of(row: Row) -> str:
+    """What a case's seconds of all its parts are called."""
+    return "total" if len(row["parts"]) > 1 else row["parts"][0]
+
+
 def _draw_seconds(axes: Any, rows: Sequence[Row], style: Mapping[str, Any], label: str) -> None:
     measured = [row for row in rows if row["status"] == "measured"]
-    name = "total" if len(rows[0]["parts"]) > 1 else rows[0]["parts"][0]
+    name = whole_of(rows[0])
     frames = [row["frames"] for row in measured]
     own = [row["seconds"][name] for row in measured]
     colour = style["color"]

@@ -6,6 +6,7 @@ Every title says what weights and which scale it is about: nobody shall take a m
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from tstar.evaluation.table import ABSENT, markdown_table
 from tstar.reports.measured_cost import MIB, SLOW
 from tstar.reports.profile_cases import ANSWER, LABELS, PARTS, Case
-from tstar.reports.profile_plots import cost_plot, parts_plot
+from tstar.reports.profile_plots import Row, clock_of, cost_plot, parts_plot, plotted, whole_of
 from tstar.reports.seed_numbers import Numbers
 from tstar.stages.checkpoint_io import write_atomically
 
@@ -49,7 +50,7 @@ def results_of(
         here: the machine.
         groups: title and cases of each group by name.
         found: what each case of a group came to.
-        left: cases that are not measured yet.
+        left: cases that would be measured now.
     """
     return {
         "title": title,
@@ -165,12 +166,15 @@ def page(results: Numbers, plots: Mapping[tuple[str, str], str]) -> str:
         + ("what PyTorch allocates on the device.\n" if gpu else "the process's resident memory.\n"),
     ]
     if results["left"]:
-        text.append(f"**{_count(results['left'], 'case')} not measured yet, or failed.**\n")
+        text.append(
+            f"**{_count(results['left'], 'case')} still to be measured, or once more: failed, or ended by other limits.**\n"
+        )
     for group in results["groups"]:
         text += [f"## {group['title']}\n", _about(group)]
         text += [
             f"![{kind}]({plots[group['name'], kind]})\n" for kind in ("cost", "parts") if (group["name"], kind) in plots
         ]
+        text += _growth(group, headline(group, results))
         for protocol, table in (("paper", _paper_table), ("parts", _parts_table)):
             rows = _by_label([row for row in group["rows"] if row["protocol"] == protocol])
             if rows:
@@ -178,7 +182,7 @@ def page(results: Numbers, plots: Mapping[tuple[str, str], str]) -> str:
     return "\n".join(text)
 
 
-def _by_label(rows: Sequence[Numbers]) -> list[Numbers]:
+def _by_label(rows: Sequence[Row]) -> list[Row]:
     labels = list(dict.fromkeys(row["label"] for row in rows))
     return sorted(rows, key=lambda row: (labels.index(row["label"]), row["frames"]))
 
@@ -218,7 +222,39 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _paper_table(group: Numbers, rows: Sequence[Numbers], head: str) -> str:
+def _growth(group: Numbers, head: str) -> list[str]:
+    """How seconds and memory grow with the frames, of every label that has numbers of several; the same cases as in the plot."""
+    rows = [row for row in _by_label(plotted(group)) if row["status"] == "measured"]
+    names = ["frames", "times as many", "times the seconds", "times the memory", "seconds grow by the power"]
+    lines = []
+    for label in dict.fromkeys(row["label"] for row in rows):
+        own = [row for row in rows if row["label"] == label]
+        if len(own) < 2:
+            continue
+        least, before, most = own[0], own[-2], own[-1]
+        power = math.log(_seconds(most) / _seconds(before)) / math.log(most["frames"] / before["frames"])
+        lines.append(
+            [
+                label,
+                f"{least['frames']:,} to {most['frames']:,}",
+                significant(most["frames"] / least["frames"]),
+                significant(_seconds(most) / _seconds(least)),
+                significant(most["memory"]["total"] / least["memory"]["total"]),
+                f"{power:.2f} from {before['frames']:,} to {most['frames']:,}",
+            ]
+        )
+    if not lines:
+        return []
+    told = f"Seconds: {clock_of(rows[0])}; power 1: twice the frames take twice the time, 2: four times. Memory: held and needed.\n"
+    return [f"**What more frames cost ({head})**\n\n{told}\n{markdown_table(['', *names], lines)}"]
+
+
+def _seconds(row: Row) -> float:
+    """The median of all that a case measures as one."""
+    return float(row["seconds"][whole_of(row)]["median"])
+
+
+def _paper_table(group: Numbers, rows: Sequence[Row], head: str) -> str:
     """Time to the first token."""
     names = [
         "frames",
@@ -256,7 +292,7 @@ def _paper_table(group: Numbers, rows: Sequence[Numbers], head: str) -> str:
     )
 
 
-def _parts_table(group: Numbers, rows: Sequence[Numbers], head: str) -> str:
+def _parts_table(group: Numbers, rows: Sequence[Row], head: str) -> str:
     """Each part apart."""
     parts = [part for part in PARTS if any(part in row["parts"] for row in rows)]
     several = ["sum, s", "total, s"] if len(parts) > 1 else []

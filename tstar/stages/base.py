@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from tstar.compressors import build_compressor
@@ -152,12 +152,12 @@ class Stage(LightningModule):
             )
         if self.compiled:
             compile_blocks(self.lmm.language.model)
+        if isinstance(strategy, (FullySharded, DeepSpeedStrategy)) and self.optimizer_config.matrices == "muon":
+            raise ConfigError(
+                "model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy "
+                f"{type(strategy).__name__} keeps slices; set it to adam, or trainer.strategy to ddp"
+            )
         if isinstance(strategy, FullySharded):
-            if self.optimizer_config.matrices == "muon":
-                raise ConfigError(
-                    "model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy FullySharded keeps "
-                    "slices; set it to adam, or trainer.strategy to ddp"
-                )
             shard(self.lmm, strategy.device_mesh["data_parallel"], strategy.reshard_after_forward)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -94,7 +94,7 @@ class Muon(torch.optim.Muon):
 
 
 def _of_one_kind(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Groups of one shape, type and device, of at most :data:`TOGETHER` numbers or one matrix."""
+    """Groups of one shape, type and device, of at most :data:`TOGETHER` elements or one matrix."""
     kinds: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         kinds.setdefault((parameter.shape, parameter.dtype, parameter.device), []).append(parameter)

@@ -10,9 +10,10 @@ import torch
 def matmul_precision(name: str) -> Iterator[None]:
     """Let torch multiply float32 matrices with this precision, and afterwards as before.
 
-    With "medium" and no CUDA device, attention is computed as whole matrix products: torch's fused kernel hands every small block
-    of a product to a library call of its own, which took the miniature's attention up to seven times as long. Memory then grows
-    with the square of the length, but not in :func:`tstar.ops.attention`, which takes the fused kernel for long sequences again.
+    With "medium" on a CPU that multiplies in bfloat16, attention is computed as whole matrix products: torch's fused kernel hands
+    every small block of a product to a library call of its own, which took the miniature's attention up to seven times as long
+    (in float32 throughout, it is the quicker one). Memory then grows with the square of the length, but not in
+    :func:`tstar.ops.attention`, which takes the fused kernel for long sequences again.
 
     Args:
         name: as torch names them: "highest" is float32 throughout, "high" TensorFloat32 on CUDA, "medium" products in
@@ -22,7 +23,7 @@ def matmul_precision(name: str) -> Iterator[None]:
         raise ValueError(f"precision must be highest, high or medium, got {name!r}")
     before, fused = torch.get_float32_matmul_precision(), torch.backends.cuda.flash_sdp_enabled()
     torch.set_float32_matmul_precision(name)
-    if name == "medium" and not torch.cuda.is_available():  # one switch for CUDA and CPU
+    if name == "medium" and not torch.cuda.is_available() and cpu_multiplies_bfloat16():  # one switch for CUDA and CPU
         torch.backends.cuda.enable_flash_sdp(False)
     try:
         yield

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tstar.cli.main import main
+from tstar.cli.parser import typed_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,3 +143,9 @@ def test_score_needs_no_model(tmp_path, capsys, tiny_world):
     assert main(["score", "mini-tempcompass", "--annotations", str(suite), "--responses", str(answers), "--json"]) == 0
     reports = json.loads(capsys.readouterr().out)["reports"]
     assert {report["aggregate"]["multi-choice/avg"] for report in reports.values()} == {1.0}
+
+
+def test_a_report_names_the_command_that_makes_it_anew(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/tstar", "profile", "--report-only", "--out", "a b"])
+    assert typed_command() == "tstar profile --report-only --out 'a b'"
+    assert typed_command(without="--report-only") == "tstar profile --out 'a b'"

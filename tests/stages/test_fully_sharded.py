@@ -1,9 +1,11 @@
 """Slices instead of whole parameters: the same losses and weights as DDP, and checkpoints that either goes on from."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 
 from tstar.errors import ConfigError
 from tstar.stages import Align
@@ -133,6 +135,15 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(strategy, train_on
 def test_muon_is_refused(train_on, plan):
     for log in train_on(2, plan=plan(1), shards=SHARDS, optimizer={"matrices": "muon"}, fails=True, **SHARDED):
         assert "ConfigError: model.init_args.optimizer.matrices: muon needs whole matrices" in log
+
+
+def test_muon_is_refused_beside_deepspeed_too(make_stage, one_line, monkeypatch):
+    monkeypatch.setattr(DeepSpeedStrategy, "__init__", lambda self: None)  # the package is not needed for this
+    stage = make_stage(Align, optimizer={"matrices": "muon"})
+    stage.trainer = SimpleNamespace(strategy=DeepSpeedStrategy())
+    with pytest.raises(ConfigError) as caught:
+        stage.configure_model()
+    one_line(caught.value, "model.init_args.optimizer.matrices", "muon", "DeepSpeedStrategy", "set it to adam")
 
 
 def test_lightnings_own_strategy_is_refused(make_stage, one_line):

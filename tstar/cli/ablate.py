@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
         status = work(trainings(ablation, chosen, seeds, folder), folder, arguments.workers)
         if status > FAILED_ROWS:
             return status
-    command = typed_command()
+    command = typed_command(without="--report-only")
     results = write_table(ablation, seeds, folder, out, command)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))

@@ -19,9 +19,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_MISTAKE)
 
 
-def typed_command() -> str:
-    """This process's command as one types it, wherever the program lies; records and reports carry it."""
-    return shlex.join(["tstar", *sys.argv[1:]])
+def typed_command(without: str | None = None) -> str:
+    """This process's command as one types it, wherever the program lies; records and reports carry it.
+
+    Args:
+        without: an option that takes no value and is left out: a report that was only written again names what makes it anew.
+    """
+    return shlex.join(["tstar", *(word for word in sys.argv[1:] if word != without)])
 
 
 SETTINGS_HELP = """settings:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)
-    results = results_of(title, typed_command(), here, groups, by_group, left)
+    results = results_of(title, typed_command(without="--report-only"), here, groups, by_group, left)
     written = write_profile(results, out)
     if arguments.json:
         print(json.dumps(results, indent=1, ensure_ascii=False))

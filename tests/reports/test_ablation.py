@@ -140,6 +140,22 @@ def test_chance_and_blind_are_shown_and_a_row_that_is_not_above_them_tells_nothi
     assert "not measured: absent@8" in page
 
 
+def test_of_several_seeds_each_is_also_judged_alone(tmp_path):
+    rights = {"good": (90, 80), "torn": (90, 28), "weak": (26, 28)}
+    rows = [
+        row_of({str(seed): run_of(tmp_path, name, own, seed=str(seed)) for seed, own in enumerate(right)}, name)
+        for name, right in rights.items()
+    ]
+    assert [row["seeds_above_blind"] for row in results_of(table(rows), tmp_path, "")["rows"]] == [
+        ["0", "1"],
+        ["0"],
+        [],
+    ]
+    told = "interval over videos: 1 of 3 rows are above blind with every seed; with some: torn@8 (1 of 2); with none: weak@8\n"
+    assert told in page_of(table(rows), tmp_path)
+    assert "each seed alone" not in page_of(table([row_of({"0": run_of(tmp_path, "one", 60)})]), tmp_path)
+
+
 def test_one_model_under_two_names_says_so_and_is_not_compared_with_itself(tmp_path):
     runs = {"0": run_of(tmp_path, "a", 60)}
     rows = [row_of(runs), row_of(runs, "b", same_as="a")]

@@ -234,16 +234,23 @@ def _row(row: Row) -> Numbers:
         "summary": summary,
         "over_blind": gain,
         "above_blind": gain["interval"][0] > 0 if gain else _above_chance(row, summary),
+        "seeds_above_blind": [] if gain is None else _seeds_above_blind(row),
         "parameters_trained": next((done["parameters_trained"] for done in trained if done), None),
     }
     return facts
 
 
-def _blind_gain(row: Row) -> Numbers | None:
-    """The model minus itself without the video, in the mean over suites, over the seeds that have both."""
-    full = row.reports()
+def _blind_gain(row: Row, of: str | None = None) -> Numbers | None:
+    """The model minus itself without the video, in the mean over suites, over the seeds that have both, or of one seed."""
+    full = {seed: reports for seed, reports in row.reports().items() if of in (None, seed)}
     found = difference(full, {seed: _of_mode(row.runs[seed].own, BLIND) for seed in full})
     return None if found is None else {"difference": found.difference, "interval": list(found.interval)}
+
+
+def _seeds_above_blind(row: Row) -> list[str]:
+    """Seeds that are above blind, each judged alone by the interval over videos."""
+    gains = {seed: _blind_gain(row, seed) for seed in row.reports()}
+    return [seed for seed, gain in gains.items() if gain and gain["interval"][0] > 0]
 
 
 def _above_chance(row: Row, summary: Numbers) -> bool | None:

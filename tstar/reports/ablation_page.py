@@ -152,7 +152,21 @@ def _notes(results: Numbers) -> str:
         notes.append(f"**not surely above blind: {', '.join(results['below_blind'])}**")
     elif gains:
         notes.append("every measured row is above blind")
+    if any(len(row["seeds"]) > 1 for row in gains):
+        notes.append(_seeds_alone(gains))
     return "".join(f"- {note}\n" for note in notes)
+
+
+def _seeds_alone(rows: list[Numbers]) -> str:
+    """With how many seeds rows are above blind, where each is judged alone; few seeds make the interval over all of them wide."""
+    every = [row for row in rows if len(row["seeds_above_blind"]) == len(row["seeds"])]
+    some = [row for row in rows if 0 < len(row["seeds_above_blind"]) < len(row["seeds"])]
+    none = [row["name"] for row in rows if not row["seeds_above_blind"]]
+    told = f"each seed alone, by its interval over videos: {len(every)} of {len(rows)} rows are above blind with every seed"
+    if some:
+        counts = (f"{row['name']} ({len(row['seeds_above_blind'])} of {len(row['seeds'])})" for row in some)
+        told += f"; with some: {', '.join(counts)}"
+    return f"{told}; with none: {', '.join(none)}" if none else told
 
 
 def _orderings(results: Numbers) -> str:

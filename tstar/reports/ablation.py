@@ -234,7 +234,7 @@ def _row(row: Row) -> Numbers:
         "summary": summary,
         "over_blind": gain,
         "above_blind": gain["interval"][0] > 0 if gain else _above_chance(row, summary),
-        "seeds_above_blind": [] if gain is None else _seeds_above_blind(row),
+        "seeds_above_blind": _seeds_above_blind(row, gain),
         "parameters_trained": next((done["parameters_trained"] for done in trained if done), None),
     }
     return facts
@@ -247,9 +247,10 @@ def _blind_gain(row: Row, of: str | None = None) -> Numbers | None:
     return None if found is None else {"difference": found.difference, "interval": list(found.interval)}
 
 
-def _seeds_above_blind(row: Row) -> list[str]:
-    """Seeds that are above blind, each judged alone by the interval over videos."""
-    gains = {seed: _blind_gain(row, seed) for seed in row.reports()}
+def _seeds_above_blind(row: Row, all_seeds: Numbers | None) -> list[str]:
+    """Seeds that are above blind, each judged alone by the interval over videos; ``all_seeds``: the gain over all of them."""
+    seeds = list(row.reports())
+    gains = {seed: all_seeds if len(seeds) == 1 else _blind_gain(row, seed) for seed in seeds}
     return [seed for seed, gain in gains.items() if gain and gain["interval"][0] > 0]
 
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import shutil
 import tarfile
 from dataclasses import asdict
@@ -299,19 +300,42 @@ def test_records_of_nothing_are_no_error(tmp_path):
     assert lines == [f"0 models and seeds are taken from {archive}"]
 
 
-def test_a_seed_that_was_trained_on_other_shards_is_in_no_row(tmp_path, monkeypatch):
-    """As where records come from a machine whose shards lie at the same place but are others."""
-    seeds = [training(tmp_path, seed=seed) for seed in (1, 2, 3)]
-    shards = {own.path: digest for own, digest in zip(seeds, ("one", "one", "other"), strict=True)}
-    for own in seeds:
-        leave_finished(own)
+@pytest.fixture
+def left_with_shards(tmp_path, monkeypatch):
+    """A function that leaves finished runs (their table's place, seed, and the digest of the shards they were trained on)."""
+    digests = {}
 
     def read(path):
-        stages = [StageRecord("only", {"shards": shards[path]}, [], [])]
-        return Run(path, "", "", {"evaluation": {"benchmarks": {}}}, stages, Evaluated(16, {}, {}), [], {}, [])
+        config = {"evaluation": {"benchmarks": {}}, "stages": {"only": {"data": {"shards": ["a/b"]}}}}
+        stages = [StageRecord("only", {"shards": digests[path]}, [], [])]
+        return Run(path, "", "", config, stages, Evaluated(16, {}, {}), [], {}, [])
+
+    def leave(*runs):
+        models = groups(read_ablation(TABLE5, "miniature").models)
+        for place, seed, digest in runs:
+            own = Training(models[place], seed, tmp_path)
+            leave_finished(own)
+            digests[own.path] = digest
+        return models
 
     monkeypatch.setattr("tstar.reports.runs.read_run", read)
-    runs, left_out = found_runs([seeds[0].group], tmp_path)
-    assert list(runs[seeds[0].group.name]) == ["1", "2"]
-    assert list(left_out) == [seeds[2].name]
-    assert f"was trained on other shards than {seeds[0].name}" in left_out[seeds[2].name]
+    return leave
+
+
+def test_a_run_that_was_trained_on_other_shards_is_in_no_row(tmp_path, left_with_shards):
+    """As where records come from a machine whose shards lie at the same place but are others; of whichever model."""
+    models = left_with_shards((0, 1, "one"), (0, 2, "one"), (0, 3, "other"), (1, 1, "other"), (1, 2, "one"))
+    first, second = models[0].name, models[1].name
+    runs, left_out = found_runs(models, tmp_path)
+    assert {name: list(own) for name, own in runs.items()} == {first: ["1", "2"], second: ["2"]}
+    assert list(left_out) == [f"{first}-3", f"{second}-1"]
+    for told in left_out.values():
+        assert re.search(f"was trained on other shards than .*{first}-1, though both call them a/b", told)
+
+
+def test_what_was_trained_here_is_held_against_no_record(tmp_path, left_with_shards):
+    models = left_with_shards((0, 1, "elsewhere"), (0, 2, "here"), (1, 1, "here"))
+    (Training(models[0], 1, tmp_path).path / TAKEN).write_text("records.tar.xz")
+    runs, left_out = found_runs(models, tmp_path)
+    assert {name: list(own) for name, own in runs.items()} == {models[0].name: ["2"], models[1].name: ["1"]}
+    assert list(left_out) == [f"{models[0].name}-1"]

@@ -135,6 +135,43 @@ def test_the_interval_of_a_difference_holds_it_as_often_as_it_says():
     assert 0.85 < statistics.fmean(errors) / statistics.variance(changes) < 1.6  # rather too large than too small
 
 
+def test_the_same_runs_asked_twice_share_their_chance_in_training():
+    """Every question is right in so many runs: resampling says nothing, what is left is how the runs' differences vary."""
+    first, second = (
+        [[Cell(str(n), "", hits, 1.0) for n in range(500)] for hits in own]
+        for own in ((0.5, 0.6, 0.7), (0.52, 0.63, 0.71))
+    )
+    found = combined_difference({"a": first}, {"a": second}, same_runs=True)
+    assert found.value == pytest.approx(0.02)
+    assert found.error == pytest.approx(0.01 / math.sqrt(3))
+    half = 4.30265 * 0.01 / math.sqrt(3)
+    assert found.interval == pytest.approx((0.02 - half, 0.02 + half), rel=1e-3)
+    apart = combined_difference({"a": first}, {"a": second})
+    assert apart.value == found.value
+    assert apart.error == pytest.approx(math.sqrt((0.1**2 + 0.0954**2) / 3), rel=1e-3)
+    with pytest.raises(ValueError, match="zip"):
+        combined_difference({"a": first}, {"a": second[:2]}, same_runs=True)
+
+
+def test_the_interval_of_the_same_runs_asked_twice_holds_the_truth_as_often_as_it_says():
+    """Where the runs differ much, and a harder second exam costs each alike: worlds in which pairing the runs is what tells it."""
+    world = World(11, seeds=0.6)
+    truth, held, told = world.truth(0.4) - world.truth(), 0, 0
+    for _ in range(150):
+        hard = world.draw.normal(0, world.questions, 120)
+        levels = world.base + world.draw.normal(0, world.seeds, 3)
+        exams = [
+            [table(world.draw.random(len(hard)) < 1 / (1 + np.exp(-(level + gain + hard)))) for level in levels]
+            for gain in (0.0, 0.4)
+        ]
+        paired = combined_difference({"a": exams[0]}, {"a": exams[1]}, same_runs=True, resamples=100)
+        apart = combined_difference({"a": exams[0]}, {"a": exams[1]}, resamples=100)
+        held += paired.interval[0] <= truth <= paired.interval[1]
+        told += (paired.interval[0] > 0) - (apart.interval[0] > 0)
+    assert 0.9 <= held / 150 <= 0.995
+    assert told / 150 > 0.2
+
+
 def test_no_difference_is_seen_as_seldom_as_the_test_says():
     world, seen = World(10, seeds=0.3), 0
     for _ in range(150):

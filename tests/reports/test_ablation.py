@@ -156,6 +156,28 @@ def test_of_several_seeds_each_is_also_judged_alone(tmp_path):
     assert "each seed alone" not in page_of(table([row_of({"0": run_of(tmp_path, "one", 60)})]), tmp_path)
 
 
+def test_a_row_is_held_against_itself_without_the_video_seed_by_seed(tmp_path):
+    """Seeds that differ by 60 points, each 10 above itself without the video: seeds apart would hide that."""
+    runs = {
+        str(seed): run_of(tmp_path, "a", right, blind=right - 10, seed=str(seed))
+        for seed, right in enumerate((30, 60, 90))
+    }
+    (row,) = results_of(table([row_of(runs)]), tmp_path, "")["rows"]
+    assert row["over_blind"]["difference"] == pytest.approx(0.1)
+    assert row["above_blind"]
+
+
+def test_comparisons_say_where_a_seed_is_missing(tmp_path):
+    runs = {
+        name: {str(s): run_of(tmp_path, name, right, seed=str(s)) for s in range(count)}
+        for name, right, count in (("a", 90, 2), ("b", 60, 1))
+    }
+    rows = [row_of(own, name) for name, own in runs.items()]
+    page = page_of(table(rows, orderings=[("s", ["a@8 > b@8", "a@8 ~ a@8"])]), tmp_path)
+    assert "; 2 and 1 seeds |" in page
+    assert page.count(" seeds |") == 1
+
+
 def test_one_model_under_two_names_says_so_and_is_not_compared_with_itself(tmp_path):
     runs = {"0": run_of(tmp_path, "a", 60)}
     rows = [row_of(runs), row_of(runs, "b", same_as="a")]
@@ -177,6 +199,7 @@ def test_what_computes_the_same_is_a_yardstick(tmp_path):
     [
         ("miniature", [SUITE], "T (miniature scale)"),
         ("smollm2", [SUITE], "T (miniature scale, smollm2)"),
+        ("miniature", ["videomme"], "T (miniature scale)"),
         ("paper_7b", ["videomme"], "T (paper_7b)"),
     ],
 )
@@ -184,7 +207,10 @@ def test_miniature_is_what_runs_on_generated_suites(tmp_path, scale, suites, tit
     made = replace(table([], scale=scale), suites=suites)
     results = results_of(made, tmp_path, "")
     assert results["title"] == title
-    assert results["miniature"] == title.startswith("T (miniature")
+    assert (results["generated_suites"], results["tiny_models"]) == (suites == [SUITE], scale == "miniature")
+    text = page_of(made, tmp_path)
+    assert ("all models are tiny" in text.lower()) == (scale == "miniature")
+    assert ("all suites are generated" in text.lower()) == (suites == [SUITE])
 
 
 def test_times_are_of_all_starts(tmp_path):

@@ -42,14 +42,43 @@ def row(*rights, first=0):
 MEASURED = {"good@8": row(90), "fair@8": row(50), "alike@8": row(50, first=2), "none@8": {}}
 
 
-def test_a_difference_is_paired_and_over_the_seeds_that_both_have():
-    found = difference(row(60, 40), row(30, 20, 99))
+def test_a_difference_is_over_all_seeds_of_both():
+    found = difference(row(60, 40), row(30, 20, 25))
     assert found.difference == pytest.approx(0.25)
+    assert found.seeds == (2, 3)
+    assert difference({"0": row(60)["0"]}, {"1": row(40)["0"]}).difference == pytest.approx(0.2)
     assert difference(row(60), {}) is None
     assert difference(None, row(60)) is None
+    assert difference({"0": {}}, row(60)) is None
     same = difference(row(50), row(50))
     assert same.interval[0] <= same.difference == 0.0 <= same.interval[1]
-    assert (same.seeds, found.seeds) == (1, 2)
+    assert same.seeds == (1, 1)
+
+
+def test_a_seed_that_is_missing_takes_the_others_from_nobody():
+    """One seed against one would be certain; that the left side has another, which says the opposite, must not be lost."""
+    assert difference(row(90), row(50)).interval[0] > 0
+    assert difference(row(90, 30), row(50)).interval[0] < 0
+
+
+def test_the_same_runs_are_compared_seed_by_seed():
+    left, right = row(30, 60, 90), row(28, 58, 88)
+    apart, same = difference(left, right), difference(left, right, same_runs=True)
+    assert apart.difference == same.difference == pytest.approx(0.02)
+    assert apart.interval[0] < -0.4
+    assert -0.02 < same.interval[0] < same.interval[1] < 0.06
+    sides = [{"s": [in_mean_cells(r["mini-videomme"]) for r in side.values()]} for side in (right, left)]
+    assert same.interval == combined_difference(*sides, same_runs=True).interval
+    fewer = difference({seed: left[seed] for seed in "02"}, right, same_runs=True)
+    assert fewer.seeds == (2, 2)
+    assert difference({"0": left["0"]}, {"1": right["1"]}, same_runs=True) is None
+
+
+def test_rows_of_one_model_are_the_same_runs():
+    rows = {"a@8": row(30, 60, 90), "a@16": row(28, 58, 88), "b@16": row(28, 58, 88)}
+    said = [("s", ["a@8 ~ a@16", "a@8 ~ b@16"])]
+    (ordering,) = hold_against(said, rows, models={"a@8": "a", "a@16": "a", "b@16": "b"}, margin=0.1)
+    assert [one.verdict for one in ordering.comparisons] == [HOLDS, NOISE]
 
 
 def test_seeds_that_differ_make_the_interval_wide():
@@ -83,7 +112,7 @@ INTERVALS = [  # low and high in points, with a margin of 1, and what becomes of
 
 @pytest.mark.parametrize(("interval", "verdicts"), INTERVALS)
 def test_an_interval_decides(interval, verdicts):
-    gap = Gap(sum(interval) / 200, (interval[0] / 100, interval[1] / 100), 1)
+    gap = Gap(sum(interval) / 200, (interval[0] / 100, interval[1] / 100), (1, 1))
     assert {op: Comparison("a", op, "b", gap).verdict for op in verdicts} == verdicts
     wide = Comparison("a", "~", "b", gap, margin=0.5)
     assert wide.verdict == HOLDS
@@ -117,14 +146,19 @@ def test_verdicts(comparisons, verdict):
     assert counted in text
     assert "2 holds" not in text
     if verdict in (HOLDS, REVERSED):
-        assert "with this seed" in text
+        assert "with one seed" in text
         assert "of one seed" in text
 
 
 def test_the_paragraph_counts_seeds_and_begins_with_what_tells_nothing():
     (ordering,) = hold_against([("said", ["a@8 > b@8"])], {"a@8": row(90, 95), "b@8": row(20, 25)})
     assert paragraph([ordering]).startswith("Seen here too: said (the one comparison holds).")
-    assert "(2 seeds)" in paragraph([ordering])
+    assert "over seeds (2 a row)" in paragraph([ordering])
+    both = {"a@8": row(90, 95), "b@8": row(20, 25), "c@8": row(20)}
+    several, lone = hold_against([("s", ["a@8 > b@8"]), ("t", ["a@8 > c@8"])], both)
+    text = paragraph([several, lone])
+    assert "Seen here too: s (the one comparison holds). Seen with one seed: t (the one comparison holds)." in text
+    assert "(1 or 2 a row)" in text
     (blind,) = hold_against([("said", ["good@8 > fair@8"])], MEASURED, not_above=["fair@8"])
     text = paragraph([blind], ["fair@8"])
     assert text.startswith(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tstar.cli.ablation_file import Ablation, AblationModel, check_seeds, read_ablation
 from tstar.cli.parser import typed_command
 from tstar.cli.progress import is_first_process
-from tstar.errors import ConfigError, DataError, TstarError, suggest
+from tstar.errors import ConfigError, TstarError, suggest
 
 if TYPE_CHECKING:
     from tstar.cli.ablation_jobs import Group, Training
@@ -179,36 +179,30 @@ def write_table(ablation: Ablation, seeds: Sequence[int], folder: Path, out: Pat
 def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str, str]]:
     """The finished evaluations, whatever their seed; and by name, why a run cannot be in the table."""
     from tstar.cli.ablation_jobs import Training, changes, told
-    from tstar.reports.runs import Asked, check_questions, read_run
+    from tstar.reports.runs import Asked, check_questions, check_shards, read_run
 
     runs: Runs = {}
     left_out: dict[str, str] = {}
     asked: Asked = {}
-    for group in models:
-        first: tuple[str, list[Any]] | None = None
-        for seed in seeds_there(folder / "models", group.name):
-            training = Training(group, seed, folder)
-            if not (training.path / "eval").is_dir():
+    shards: dict[str, tuple[str, str]] = {}
+    there = [Training(group, seed, folder) for group in models for seed in seeds_there(folder / "models", group.name)]
+    for training in sorted(there, key=lambda one: one.taken):  # what was trained here says what records have to be like
+        if not (training.path / "eval").is_dir():
+            continue
+        try:
+            if changed := changes(training):
+                raise ConfigError(f"made with other settings: {told(changed)}")
+            if not training.finished(training.group.frames[0]):
                 continue
-            try:
-                if changed := changes(training):
-                    raise ConfigError(f"made with other settings: {told(changed)}")
-                if not training.finished(group.frames[0]):
-                    continue
-                run = read_run(training.path)
-                whole = [one for one in run.other_frames if training.finished(one.max_frames)]
-                run = replace(run, other_frames=whole)
-                check_questions(run, asked)
-                shards = [(stage.done or {}).get("shards") for stage in run.stages]
-                if first is not None and shards != first[1]:
-                    raise DataError(
-                        f"{run.path} was trained on other shards than {first[0]}, though their settings are the same"
-                    )
-                first = first or (training.name, shards)
-                runs.setdefault(group.name, {})[str(seed)] = run
-            except TstarError as error:
-                left_out[training.name] = str(error)
-    return runs, left_out
+            run = read_run(training.path)
+            whole = [one for one in run.other_frames if training.finished(one.max_frames)]
+            run = replace(run, other_frames=whole)
+            check_questions(run, asked)
+            check_shards(run, shards)
+            runs.setdefault(training.group.name, {})[str(training.seed)] = run
+        except TstarError as error:
+            left_out[training.name] = str(error)
+    return {name: {seed: own[seed] for seed in sorted(own, key=int)} for name, own in runs.items()}, left_out
 
 
 def seeds_there(folder: Path, name: str) -> list[int]:

@@ -10,7 +10,8 @@ V_items: variance of a when clusters are resampled, all runs in the same resampl
 rather too large than too small. The interval is a -+ t sqrt(V) with Student's t at Satterthwaite's degrees of freedom ("An
 approximate distribution of estimates of variance components", 1946): k - 1 for the seeds' part and C - 1, C clusters, for the
 items'. In simulations intervals of 95 % from three runs held the truth in 93 % (seeds matter most) to 98 % (seeds do not matter).
-A difference of two recipes adds both recipes' s^2 / k to the items' part of the difference.
+A difference of two recipes adds both recipes' s^2 / k to the items' part of the difference. Where both sides are the same runs,
+asked in two ways, chance in training is in both and cancels: s^2 / k is then that of the runs' differences.
 
 Letters: R resamples, k runs.
 """
@@ -97,6 +98,7 @@ def combined_difference(
     first: Mapping[str, Tables],
     second: Mapping[str, Tables],
     *,
+    same_runs: bool = False,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     highest: float = 1.0,
@@ -106,21 +108,24 @@ def combined_difference(
     Args:
         first: by suite each run's cells, as for :func:`combined`.
         second: the same suites, of any number of runs.
+        same_runs: both sides are the same trained models in the same order, with other frames or without the video, say; what
+            they share of chance in training cancels then.
         level: of the interval.
         resamples: of every suite's clusters, each on their own, both recipes in the same ones.
         highest: where the values end; 1 for shares.
     """
     count = len(next(iter(first.values())))
     values, draws, clusters = _sampled({suite: [*first[suite], *second[suite]] for suite in first}, resamples)
-    sides = values[:count], values[count:]
+    sides = [values[:count], values[count:]]
     value = statistics.fmean(sides[1]) - statistics.fmean(sides[0])
     items = float(np.var(draws[:, count:].mean(axis=1) - draws[:, :count].mean(axis=1), ddof=1))
-    error = math.sqrt(items + sum(map(_seed_part, sides)))
+    varying = [[two - one for one, two in zip(*sides, strict=True)]] if same_runs else sides
+    error = math.sqrt(items + sum(map(_seed_part, varying)))
     if error == 0:
         _, others = wilson_interval(0.0, clusters, level)
         interval = (value - others * (highest + value), value + others * (highest - value))
         return Combined(value, None, interval, error, 0.0, 1.0)
-    freedom = _freedom(items, clusters, sides)
+    freedom = _freedom(items, clusters, varying)
     half = student_quantile((1 + level) / 2, freedom) * error
     p_value = 2 * (1 - student_share(abs(value) / error, freedom))
     interval = (max(-highest, value - half), min(highest, value + half))
@@ -171,9 +176,9 @@ def _seed_part(values: Sequence[float]) -> float:
     return statistics.variance(values) / len(values) if len(values) > 1 else 0.0
 
 
-def _freedom(items: float, clusters: int, sides: Sequence[Sequence[float]]) -> float:
-    """Satterthwaite's degrees of freedom of V, from its items' part and the values of each side's runs."""
-    total = items + sum(map(_seed_part, sides))
-    under = sum(_seed_part(values) ** 2 / (len(values) - 1) for values in sides if len(values) > 1)
+def _freedom(items: float, clusters: int, varying: Sequence[Sequence[float]]) -> float:
+    """Satterthwaite's degrees of freedom of V, from its items' part and, for each recipe on its own, its runs' values."""
+    total = items + sum(map(_seed_part, varying))
+    under = sum(_seed_part(values) ** 2 / (len(values) - 1) for values in varying if len(values) > 1)
     under += items**2 / max(1, clusters - 1)
     return max(1.0, total**2 / under)

@@ -21,6 +21,8 @@ from tstar.reports.seed_numbers import Numbers, both_intervals, chance_values, m
 from tstar.stages.checkpoint_io import write_atomically
 
 BLIND = "blind"
+MINIATURE = "miniature"
+"""The scale whose models are tiny."""
 CSV_COLUMNS = ("row", "model", "category", "text", "same_as", "frames", "tokens", "parameters_trained", "column")
 CSV_NUMBERS = ("value", "sd", "low", "high", "seeds", "published")
 
@@ -132,12 +134,15 @@ def results_of(table: Table, folder: Path, command: str) -> Numbers:
         rows[row.name] = answers.setdefault((row.same_as or row.model, row.frames), row.reports())
     facts = [_row(row) for row in table.rows]
     not_above = [row["name"] for row in facts if row["above_blind"] is False]
-    orderings = hold_against(table.orderings, rows, margin=table.margin, not_above=not_above)
-    miniature = bool(table.suites) and all(suite.startswith("mini-") for suite in table.suites)
-    words = [*(["miniature scale"] if miniature else []), *([table.scale] if table.scale != "miniature" else [])]
+    models = {row.name: row.same_as or row.model for row in table.rows}
+    orderings = hold_against(table.orderings, rows, models=models, margin=table.margin, not_above=not_above)
+    generated = bool(table.suites) and all(suite.startswith("mini-") for suite in table.suites)
+    tiny = table.scale == MINIATURE
+    words = [*(["miniature scale"] if generated or tiny else []), *([] if tiny else [table.scale])]
     return {
         "title": f"{table.title} ({', '.join(words)})",
-        "miniature": miniature,
+        "generated_suites": generated,
+        "tiny_models": tiny,
         "scale": table.scale,
         "grid": list(table.grid),
         "command": command,
@@ -243,7 +248,7 @@ def _row(row: Row) -> Numbers:
 def _blind_gain(row: Row, of: str | None = None) -> Numbers | None:
     """The model minus itself without the video, in the mean over suites, over the seeds that have both, or of one seed."""
     full = {seed: reports for seed, reports in row.reports().items() if of in (None, seed)}
-    found = difference(full, {seed: _of_mode(row.runs[seed].own, BLIND) for seed in full})
+    found = difference(full, {seed: _of_mode(row.runs[seed].own, BLIND) for seed in full}, same_runs=True)
     return None if found is None else {"difference": found.difference, "interval": list(found.interval)}
 
 
@@ -280,7 +285,7 @@ def _ordering(ordering: Ordering) -> Numbers:
                 "margin": one.margin,
                 "difference": one.found.difference if one.found else None,
                 "interval": one.found.interval if one.found else None,
-                "seeds": one.found.seeds if one.found else 0,
+                "seeds": list(one.found.seeds) if one.found else [0, 0],
             }
             for one in ordering.comparisons
         ],

@@ -1,10 +1,12 @@
 """The paper's orderings held against what was measured: each is a few comparisons of rows, by the mean over suites.
 
 A comparison is ``NAME@FRAMES OP NAME@FRAMES`` with ``>`` (better), ``<`` (worse), ``>=`` (as good or better) or ``~`` (alike); the
-last two mean up to a margin. Its difference is paired: both rows answered the same questions, and what they share cancels. A row
-that is no better than the same model without the video has nothing to compare.
+last two mean up to a margin. Its difference is paired: both rows answered the same questions, and what they share cancels; so does
+chance in training where both are the same trained models. A row that is no better than the same model without the video has nothing
+to compare.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +36,9 @@ class Gap:
 
     difference: float
     interval: tuple[float, float]
-    """Over videos; from two seeds on also over seeds."""
-    seeds: int
+    """Over videos; of a side with two seeds or more also over its seeds."""
+    seeds: tuple[int, int]
+    """Of the left and of the right side."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Ordering:
     comparisons: tuple[Comparison, ...]
 
     @property
+    def lone(self) -> bool:
+        """Whether a side of a comparison has one seed, whose chance in training no interval knows."""
+        return any(1 in one.found.seeds for one in self.comparisons if one.found)
+
+    @property
     def verdict(self) -> str:
         """Holds if all comparisons do; does not if one is reversed; else it cannot be told, or was not measured whole."""
         found = [one.verdict for one in self.comparisons]
@@ -95,6 +103,7 @@ def hold_against(
     orderings: Sequence[tuple[str, Sequence[str]]],
     rows: Mapping[str, Answers],
     *,
+    models: Mapping[str, str] | None = None,
     margin: float = MARGIN,
     not_above: Sequence[str] = (),
 ) -> list[Ordering]:
@@ -103,6 +112,7 @@ def hold_against(
     Args:
         orderings: sentences and comparisons, as in the table's file.
         rows: what was measured, by ``NAME@FRAMES``; rows that are the same run have the same object.
+        models: whose runs a row is of, by its name; rows of one model are the same runs at other frames. None: each its own.
         margin: within which rows are alike.
         not_above: measured rows that are no better than their models are without the video.
     """
@@ -111,27 +121,34 @@ def hold_against(
         own = []
         for left, operator, right in (_parsed(text, said) for text in comparisons):
             sides = rows.get(left), rows.get(right)
-            gap = None if sides[0] is sides[1] else difference(*sides)
+            same_runs = models is not None and models[left] == models[right]
+            gap = None if sides[0] is sides[1] else difference(*sides, same_runs=same_runs)
             above = not all(sides) or not {left, right} & set(not_above)
             own.append(Comparison(left, operator, right, gap, margin, above))
         found.append(Ordering(said, tuple(own)))
     return found
 
 
-def difference(left: Answers | None, right: Answers | None) -> Gap | None:
-    """``left - right`` of the mean over suites, over the seeds that both have; None if there is none, or nothing that counts.
+def difference(left: Answers | None, right: Answers | None, *, same_runs: bool = False) -> Gap | None:
+    """``left - right`` of the mean over suites; None if there is none, or nothing that counts.
+
+    Args:
+        left: reports by seed and suite. Seeds that lack a suite of the first one are left out.
+        right: the same suites.
+        same_runs: both are the same trained models, by seed. Then only seeds count that both have, each beside itself; else all.
 
     Raises:
         DataError: the answers are to different questions, or scored by different rules.
     """
-    if not left or not right:
-        return None
-    seeds = [seed for seed in left if seed in right and left[seed] and left[seed].keys() == right[seed].keys()]
-    if not seeds:
+    suites = next((list(own) for own in (left or {}).values() if own), [])
+    answers = [[seed for seed, own in (side or {}).items() if own.keys() == set(suites)] for side in (left, right)]
+    if same_runs:
+        answers = [[seed for seed in answers[0] if seed in answers[1]]] * 2
+    if not suites or not left or not right or not all(answers):
         return None
     sides: list[dict[str, list[list[Cell]]]] = [{}, {}]
-    for suite in filter(in_suite_mean, left[seeds[0]]):
-        reports = [[side[seed][suite] for seed in seeds] for side in (right, left)]
+    for suite in filter(in_suite_mean, suites):
+        reports = [[own[seed][suite] for seed in seeds] for own, seeds in zip((left, right), answers, strict=True)]
         asked = [(r.rules, sorted((item.id, item.answer) for item in r.items)) for own in reports for r in own]
         if any(one != asked[0] for one in asked):
             raise DataError(f"{suite}: rows can be compared only on the same questions, scored by the same rules")
@@ -139,11 +156,12 @@ def difference(left: Answers | None, right: Answers | None) -> Gap | None:
             side[suite] = [in_mean_cells(report) for report in own]
     if not sides[0] or not all(tried(cells) for side in sides for own in side.values() for cells in own):
         return None
-    if len(seeds) > 1:
-        found = combined_difference(sides[0], sides[1])
-        return Gap(found.value, found.interval, len(seeds))
-    one = mean_difference({suite: (sides[0][suite][0], sides[1][suite][0]) for suite in sides[0]})
-    return Gap(one.difference, one.interval, 1)
+    counts = (len(answers[0]), len(answers[1]))
+    if counts == (1, 1):
+        one = mean_difference({suite: (sides[1][suite][0], sides[0][suite][0]) for suite in sides[0]})
+        return Gap(one.difference, one.interval, counts)
+    found = combined_difference(sides[1], sides[0], same_runs=same_runs)
+    return Gap(found.value, found.interval, counts)
 
 
 def paragraph(orderings: Sequence[Ordering], not_above: Sequence[str] = ()) -> str:
@@ -156,22 +174,21 @@ def paragraph(orderings: Sequence[Ordering], not_above: Sequence[str] = ()) -> s
             "Not surely better than the same model without the video, so that comparing them tells nothing: "
             f"{', '.join(not_above)}."
         )
-    seeds = sorted({one.found.seeds for ordering in orderings for one in ordering.comparisons if one.found})
-    here = "with this seed" if seeds == [1] else "here too"
-    starts = {HOLDS: f"Seen {here}", REVERSED: f"Not seen {here.removesuffix(' too')}, against the paper"}
-    for verdict in VERDICTS:
-        own = [ordering for ordering in orderings if ordering.verdict == verdict]
+    seeds = sorted({count for o in orderings for one in o.comparisons if one.found for count in one.found.seeds})
+    for verdict, lone in itertools.product(VERDICTS, (False, True)):
+        own = [ordering for ordering in orderings if (ordering.verdict, ordering.lone) == (verdict, lone)]
         if own:
-            start = starts.get(verdict, verdict.capitalize())
+            here = "with one seed" if lone else "here too"
+            starts = {HOLDS: f"Seen {here}", REVERSED: f"Not seen {here.removesuffix(' too')}, against the paper"}
+            start = starts.get(verdict, verdict.capitalize() + (" (with one seed)" if lone and seeds != [1] else ""))
             lines.append(f"{start}: {'; '.join(f'{o.said} ({_counted(o)})' for o in own)}.")
     margins = sorted({f"{100 * one.margin:g}" for ordering in orderings for one in ordering.comparisons})
-    over = "over videos and, from two seeds on, over seeds"
-    if seeds == [1]:
+    over = f"over videos and, from two seeds on, over seeds ({' or '.join(map(str, seeds))} a row)"
+    if seeds in ([], [1]):
         over = "over videos (of one seed: chance in training is not in them)"
-    counted = f" ({', '.join(map(str, seeds))} seeds)" if seeds and seeds != [1] else ""
     lines.append(
-        f"Differences are paired, in the mean over suites, with 95% intervals {over}{counted}; alike means within "
-        f"{' or '.join(margins)} points."
+        f"Differences are of the mean over suites, paired over questions, and over seeds where both rows are the same trained "
+        f"models; with 95% intervals {over}; alike means within {' or '.join(margins)} points."
     )
     return " ".join(lines)
 

@@ -12,10 +12,14 @@ Numbers = dict[str, Any]
 def page(results: Numbers) -> str:
     """Markdown: the table beside the published one, what became of the orderings, plots, times and versions."""
     text = [f"# {results['title']}\n"]
-    if results["miniature"]:
+    small = [
+        *(["all suites are generated"] if results["generated_suites"] else []),
+        *(["all models are tiny"] if results["tiny_models"] else []),
+    ]
+    if small:
         text.append(
-            "All suites are generated and all models are tiny: these accuracies say nothing about the benchmarks they are named "
-            "after, and the published numbers stand beside them for their order only.\n"
+            f"{' and '.join(small).capitalize()}: these accuracies say nothing about the benchmarks they are named after, and the "
+            "published numbers stand beside them for their order only.\n"
         )
     text += [_table(results), _alone(results), _notes(results)]
     if results["orderings"]:
@@ -171,10 +175,16 @@ def _seeds_alone(rows: list[Numbers]) -> str:
 
 def _orderings(results: Numbers) -> str:
     lines = []
+    most = max(
+        (count for ordering in results["orderings"] for one in ordering["comparisons"] for count in one["seeds"]),
+        default=0,
+    )
     for ordering in results["orderings"]:
         lines.append([f"**{ordering['said']}**", "", f"**{ordering['verdict']}**"])
         for one in ordering["comparisons"]:
             told = _gap(one) if one["difference"] is not None else ABSENT
+            if one["difference"] is not None and min(one["seeds"]) < most:
+                told += f"; {one['seeds'][0]} and {one['seeds'][1]} seeds"
             lines.append([f"{one['left']} {_word(one['operator'])} {one['right']}", told, one["verdict"]])
     table = markdown_table(["the paper's", "left minus right, points", "here"], lines)
     equal = results["equal"]

@@ -173,13 +173,31 @@ def check_questions(run: Run, asked: Asked) -> None:
     for evaluated in (run.own, *run.other_frames):
         for suite, modes in evaluated.reports.items():
             for report in modes.values():
-                questions = report.rules, sorted((item.id, item.answer) for item in report.items)
+                answers = sorted((item.id, item.answer) for item in report.items)
+                questions = report.rules, report.fingerprint, answers
                 where, known = asked.setdefault(suite, (str(run.path), questions))
                 if questions != known:
                     raise DataError(
                         f"{run.path} answered other questions of {suite}, or by other rules, than {where}; a report "
                         "needs runs on the same suites: evaluate them again by `tstar validate`"
                     )
+
+
+def check_shards(run: Run, known: dict[str, tuple[str, str]]) -> None:
+    """DataError if a run was trained on other contents of the same shard sets than a run before it; ``known`` learns what is new.
+
+    Args:
+        run: finished; stages that recorded no digest are not held against others.
+        known: path of the run that was first, and its digest, by the sets that a stage names.
+    """
+    for stage in run.stages:
+        digest = (stage.done or {}).get("shards")
+        if not digest:
+            continue
+        sets = ", ".join(map(str, run.config["stages"][stage.name]["data"]["shards"]))
+        first, known_digest = known.setdefault(sets, (str(run.path), digest))
+        if digest != known_digest:
+            raise DataError(f"{run.path} was trained on other shards than {first}, though both call them {sets}")
 
 
 def _config(path: Path) -> dict[str, Any]:

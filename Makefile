@@ -96,7 +96,7 @@ try-%: miniature
 # Tests use one thread each; so several processes share them out.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test: env ## run the tests (a few minutes)
+test: env ## run the tests (ten to twenty minutes on two cores)
 	$(PYTEST)
 
 test-all: env ## run the tests, the slow ones too

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from tstar.data.decoding import read_video
+from tstar.data.decoding import DECODERS, read_video
 from tstar.data.frame_sampling import FrameSampling
+from tstar.data.sharding_settings import DECODER_NAMES, ShardSettings
 from tstar.errors import ConfigError, DataError
 
 COUNT, RATE = 48, 8
@@ -321,3 +322,8 @@ def test_workers_of_a_loader_may_decode_what_their_parent_has_decoded(tmp_path, 
     loader = DataLoader(videos, batch_size=None, num_workers=2, timeout=60, multiprocessing_context="fork")
     assert list(loader) == [here] * 8
     assert here == list(range(COUNT))
+
+
+def test_the_names_that_options_know_are_those_of_the_decoders():
+    assert ("auto", *DECODERS) == DECODER_NAMES
+    assert all(name in ShardSettings.HELP["decoder"] for name in DECODER_NAMES)

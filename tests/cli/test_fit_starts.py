@@ -1,5 +1,6 @@
 """What a start of ``tstar fit`` checks: recipes, settings, shards, and runs that are there already."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -118,6 +119,22 @@ def finished(workplace):
         return RunFolder(folder.path, recipe).check_done("align")
 
     return folder, check
+
+
+@pytest.mark.parametrize(
+    ("given", "fresh", "order"),
+    [
+        ({}, 0, 0),
+        ({"seed_everything": 3}, 3, 3),
+        ({"data.seed": 5}, 0, 5),
+        ({"seed_everything": 3, "data.seed": 5}, 3, 5),
+    ],
+)
+def test_the_order_of_samples_follows_the_seed_unless_it_has_its_own(given, fresh, order, workplace, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # given back after the test
+    recipe = read_recipe([Path("stages/align.yaml")], [(key, str(value)) for key, value in given.items()])
+    cli = build_stage(recipe.stages["align"], workplace)
+    assert (os.environ["PL_GLOBAL_SEED"], cli.datamodule.seed) == (str(fresh), order)
 
 
 def test_a_finished_stage_is_not_taken_for_one_with_other_settings(finished):

@@ -28,7 +28,9 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Measure, and write the page; the exit status is 1 where a case failed for no reason that is known."""
     title, wanted = _wanted(arguments, settings)
     _check(wanted)
-    from tstar.reports.profile import FAILED, RESULTS, ProfileStore, run_cases, where
+    from tstar.evaluation.callbacks import stopping_at_once
+    from tstar.reports.profile import RESULTS, ProfileStore, run_cases, where
+    from tstar.reports.profile_cases import FAILED
     from tstar.reports.profile_report import results_of, write_profile
 
     device = _device(arguments.device)
@@ -54,7 +56,9 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     if arguments.report_only:
         found = [result for case in cases if (result := store.written(case))]
     else:
-        found = run_cases(cases, store, tell)
+        again = "the same command without --fresh" if arguments.fresh else "the same command"
+        with stopping_at_once(f"finished cases are kept, {again} goes on from them"):  # its child ends too
+            found = run_cases(cases, store, tell)
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)

@@ -148,8 +148,8 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
 
 def milliseconds(work: Any, device: str, calls: int) -> float:
     """Mean time of a call, after two that do not count."""
-    times = repeated(lambda: {"": seconds_of(work, device)}, warmup=2, samples=calls)[""]
-    return 1e3 * statistics.fmean(times)
+    times, _ = repeated(lambda: {"": seconds_of(work, device)}, warmup=2, samples=calls)
+    return 1e3 * statistics.fmean(times[""])
 
 
 def slowest(work: Any, device: str) -> list[dict[str, Any]]:

@@ -1,10 +1,15 @@
 """``tstar plan``: what is printed, and what wrong options are told."""
 
 import json
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tstar.cli.main import main
+from tstar.cli.recipe import read_recipe, stage_class
+from tstar.reports.plan_setup import Asked, read_setup
 
 RECIPE = ["plan", "--config", "stages/align.yaml", "--data.batch_size", "4"]
 
@@ -52,6 +57,19 @@ def test_people_get_a_line_for_each_thing_and_the_settings(workplace, capsys):
         (["--model.init_args.language.path", "nowhere/at/all"], "language.path 'nowhere/at/all'"),
         (["--model.init_args.vision.model", "convnext_huge_d"], "unknown vision.model 'convnext_huge_d'"),
         (["--model.init_args.compresor.name", "none"], "unknown key 'model.init_args.compresor'"),
+        # as `tstar fit` would, at its first step
+        (
+            ["--config", "configs/trainer/fsdp.yaml"],
+            "muon needs whole matrices, of which trainer.strategy FullySharded",
+        ),
+        (
+            ["--trainer.strategy", "deepspeed_stage_3"],
+            "of which trainer.strategy deepspeed_stage_3 keeps slices; set it",
+        ),
+        (
+            ["--strategy", "zero2"],
+            "muon needs whole matrices, of which trainer.strategy zero2 keeps slices; set it to ad",
+        ),
     ],
 )
 def test_a_wrong_option_ends_in_one_line(workplace, capsys, options, words):
@@ -63,6 +81,18 @@ def test_a_wrong_option_ends_in_one_line(workplace, capsys, options, words):
     error = capsys.readouterr().err
     assert words in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_every_example_of_the_page_is_one_that_may_be_trained():
+    text = Path("docs/plan.md").read_text()
+    examples = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("    tstar plan ")]
+    assert len(examples) == 3
+    workshop = SimpleNamespace(parts=lambda *_: None)
+    for words in examples:
+        files = [Path(word) for before, word in pairwise(words) if before == "--config"]
+        for name, config in read_recipe(files, []).stages.items():
+            kind = stage_class(config["model"]["class_path"], name)
+            assert read_setup(name, kind, config, Asked(), workshop).name == name
 
 
 @pytest.mark.slow

@@ -1,6 +1,11 @@
 """``tstar profile``: what it measures, keeps and writes, and what wrong options are told."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +124,52 @@ def test_what_failed_is_told_by_the_status(workplace, monkeypatch, capsys):
     assert "1 of 1 cases failed" in told.err
 
 
+def test_a_signal_ends_it_with_the_status_that_schedulers_expect(workplace, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(profile, "run_child", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        main([*RECIPE, *QUICK, "--frames", "2", "--protocol", "paper"])
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "finished cases are kept, the same command goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not Path("runs/profile/align/results.jsonl").exists()  # nothing is finished
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the system must tell children of their parent's death"
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_measures_on_when_the_command_is_ended(workplace, number):
+    long = ["--frames", "64", "--samples", "100000", "--protocol", "paper", "--device", "cpu"]
+    with subprocess.Popen([sys.executable, "-m", "tstar.cli.main", *RECIPE, *long]) as command:
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+        found = None
+        for _ in range(1200):
+            found = next((pid for pid in children.read_text().split() if asks_to_be_ended(pid)), None)
+            if found or command.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert found is not None
+        command.send_signal(number)
+        assert command.wait(20) == (128 + number if number == signal.SIGTERM else -number)
+    for _ in range(200):
+        if not asks_to_be_ended(found):
+            return
+        time.sleep(0.05)
+    os.kill(int(found), signal.SIGKILL)
+    pytest.fail("the child measures on")
+
+
+def asks_to_be_ended(pid):
+    """Whether a process runs that measures a case and has loaded PyTorch, long after it asked to end with its parent."""
+    folder = Path("/proc", pid)
+    try:
+        return b"profile_case" in (folder / "cmdline").read_bytes() and "libtorch" in (folder / "maps").read_text()
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -165,6 +216,55 @@ def test_groups_of_a_preset_are_chosen_by_name(capsys):
     assert "paper_width is to measure compress alone" in capsys.readouterr().err
 
 
+PRESET = """
+title: t
+frames: [2]
+groups:
+  seen: {title: a, config: [R], videos: V, protocol: paper}
+  pooled: {title: b, config: [R], parts: [compress], compressors: {pooling: {name: avg_pool}, own: {name: mambamia}}}
+"""
+
+
+@pytest.fixture
+def preset(tmp_path, tiny_world):
+    """A group with the recipe's own compressor and videos, and one with two compressors."""
+    path = tmp_path / "own.yaml"
+    text = PRESET.replace("R]", f"{Path('stages/align.yaml').resolve()}]")
+    path.write_text(text.replace(" V,", f" {tiny_world / 'benchmarks' / 'mini-mlvu'},"))
+    return ["profile", "--preset", str(path), *QUICK, "--json"]
+
+
+def test_a_preset_is_measured_without_its_videos_where_frames_alone_are_asked_for(workplace, preset, asked, capsys):
+    assert main([*preset, "--groups", "seen", "--frames-only"]) == 0
+    assert [case.videos for case in asked] == [()]
+    assert json.loads(capsys.readouterr().out)["groups"][0]["videos"] == 0
+    asked.clear()
+    assert main([*preset, "--groups", "seen"]) == 0
+    assert [bool(case.videos) for case in asked] == [True]
+
+
+def test_compressors_are_chosen_of_a_preset_or_given_to_a_group_without(workplace, preset, asked, capsys):
+    def measured():
+        found = [(case.group, case.model.compressor["name"]) for case in asked]
+        asked.clear()
+        return found
+
+    assert main([*preset, "--compressors", "avg_pool,none"]) == 0
+    assert measured() == [("seen", "avg_pool"), ("seen", "none"), ("pooled", "avg_pool")]
+    assert main([*preset, "--fresh"]) == 0
+    assert measured() == [("seen", "mambamia"), ("pooled", "avg_pool"), ("pooled", "mambamia")]
+    for groups, words in (
+        ("pooled", "--compressors: no group has 'mambmaia'; did you mean 'mambamia'? (known: avg_pool, mambamia)"),
+        ("seen,pooled", "unknown compressor 'mambmaia'; did you mean 'mambamia'"),
+    ):
+        capsys.readouterr()
+        assert main([*preset, "--groups", groups, "--compressors", "avg_pool,mambmaia"]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.strip().splitlines()) == 1
+    assert measured() == []
+
+
 @pytest.mark.parametrize("option", ["--random-weights", "--compressors=none"])
 def test_a_checkpoint_has_weights_and_a_compressor(capsys, option):
     assert main(["profile", "--ckpt", "x.ckpt", option]) == 2
@@ -184,6 +284,40 @@ def test_a_checkpoint_has_weights_and_a_compressor(capsys, option):
             "{title: t, groups: {a: {title: t, config: [R], compressors: {x: none}}}}",
             "'x' must be a mapping with a name",
         ),
+        ("{title: t, groups: {}}", "own.yaml:1: groups must be a mapping, at least one, got {}"),
+        ("{title: t, groups: [a]}", "groups must be a mapping, at least one, got ['a']"),
+        ("{title: 1, groups: {a: {title: t, config: [R]}}}", "title must be text, got 1"),
+        (
+            "{title: t, frames: 8, groups: {a: {title: t, config: [R]}}}",
+            "frames must be a list of numbers, each at lea",
+        ),
+        ("{title: t, groups: {a: {title: t, config: [R], frames: [true]}}}", "frames must be a list of numbers"),
+        ("{title: t, groups: {a: {title: t, config: [R], frames: []}}}", "frames must be a list of numbers"),
+        (
+            "{title: t, compressors: [a], groups: {a: {title: t, config: [R]}}}",
+            "compressors must be a mapping of a name",
+        ),
+        (
+            "{title: t, groups: {a: {title: t, config: [R], compressors: {x: {name: 1}}}}}",
+            "must be a mapping with a name",
+        ),
+        (
+            "{title: t, groups: {a: {title: t, config: x.yaml}}}",
+            "config must be a list of files, at least one, got 'x.y",
+        ),
+        ("{title: t, groups: {a: {title: t, config: []}}}", "config must be a list of files, at least one, got []"),
+        ("{title: t, groups: {1: {title: t, config: [R]}}}", "a group's name must be text, got 1"),
+        ("{title: t, groups: {a: {title: [t], config: [R]}}}", "title must be text, got ['t']"),
+        (
+            "{title: t, groups: {a: {title: t, config: [R], over: [x]}}}",
+            "over must be a mapping of settings, got ['x']",
+        ),
+        (
+            "{title: t, groups: {a: {title: t, config: [R], parts: compress}}}",
+            "parts must be a list of words, got 'com",
+        ),
+        ("{title: t, groups: {a: {title: t, config: [R], precision: bf15}}}", "unknown precision 'bf15'; did you mean"),
+        ("{title: t, groups: {a: {title: t, config: [R], random_weights: 1}}}", "random_weights must be true or false"),
         ("{title: t, groups: {a: {title: t, config: [R], over: {modle: 1}}}}", "unknown section 'modle'"),
     ],
 )
@@ -205,8 +339,7 @@ def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world, m
     videos = str(tiny_world / "benchmarks" / "mini-mlvu")
     groups = [replace(group, videos=videos if group.videos else None) for group in groups]
     assert "figure 4" in title.lower()
-    options = dict.fromkeys(("frames", "compressors", "parts", "protocol", "precision", "samples", "warmup", "videos"))
-    arguments = Namespace(**options, text_tokens=256, seed=0, time_limit=60.0, memory_limit_gib=None)
+    arguments = defaults(time_limit=60.0)
     names = ["none", "avg_pool", "bi_gpt_neox", "bimamba", "mambamia"]
     sizes = {"miniature": (128, 160, (6, 6)), "paper_width": (1536, 3072, (10, 10))}
     for group in groups:
@@ -230,6 +363,27 @@ def test_figure_4_is_measured_from_8_to_1024_frames_at_both_widths(tiny_world, m
             for frames in (8, 1024):
                 assert compressor.num_tokens(frames) == (frames * each if each else -(-frames // 3) * grid[0])
     assert {case.model.compressor["preset"] for case in cases} == {"paper"}
+
+
+def defaults(time_limit=3600.0):
+    """Options as they are when none is given."""
+    none = dict.fromkeys(("frames", "compressors", "parts", "protocol", "precision", "samples", "warmup", "videos"))
+    limits = {"time_limit": time_limit, "memory_limit_gib": None}
+    return Namespace(**none, **limits, text_tokens=256, seed=0, frames_only=False)
+
+
+def test_what_figure_4_holds_counts_as_measured(monkeypatch):
+    """A change to what decides a case's numbers, or to which results are final, would throw hours of measuring away."""
+    path = Path("reports/figure4/results.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    videos = next(tuple(row["case"]["videos"]) for row in rows if row["case"]["videos"])
+    monkeypatch.setattr("tstar.cli.profile._videos", lambda folder, what: videos if folder else ())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    cases = [case for group in read_preset(FIGURE, [])[1] for case in cases_of(group, defaults(), "cpu")]
+    store = profile.ProfileStore(path, rows[0]["machine"])
+    missing = [(case.label, case.frames, case.parts) for case in cases if store.get(case) is None]
+    assert len(cases) == 120
+    assert missing in ([], [("Bi-GPT-NeoX", 1024, ("compress",))])  # of which the time limit is too short
 
 
 @pytest.mark.slow

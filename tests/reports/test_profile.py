@@ -14,7 +14,7 @@ from tstar.reports import profile, profile_case
 from tstar.reports.measured_cost import ChildError, Spread
 from tstar.reports.profile import ProfileStore, run_cases, seconds_left
 from tstar.reports.profile_cases import ANSWER, LABELS, PARTS, Case, Model
-from tstar.reports.profile_report import results_of, significant, write_profile
+from tstar.reports.profile_report import headline, results_of, significant, write_profile
 
 HERE = {
     **{"cpu": "a processor", "cores": 2, "threads": 1, "memory_gib": 8.0, "system": "Linux x86_64"},
@@ -143,6 +143,75 @@ def test_what_is_finished_is_found_again_and_only_that(tmp_path):
     assert ProfileStore(path, HERE, fresh=True).get(case(8)) is None
 
 
+def test_what_the_time_limit_cut_is_measured_again_with_more_time(tmp_path):
+    store = ProfileStore(tmp_path / "r.jsonl", HERE)
+    store.add(case(8, time_limit=60.0), measured("compress", cut=True))
+    store.add(case(16, time_limit=60.0), measured("compress", cut=False))
+    store.add(case(32, time_limit=60.0), measured("compress"))  # as before that was written down
+    store.add(case(64, time_limit=60.0), {"status": "time limit", "reason": "r"})
+    for limit, kept in ((30.0, [8, 16, 32, 64]), (60.0, [8, 16, 32, 64]), (61.0, [16, 32])):
+        assert [n for n in (8, 16, 32, 64) if store.get(case(n, time_limit=limit)) is not None] == kept
+    assert store.written(case(8)) == measured("compress", cut=True)
+
+
+def test_what_ran_out_of_memory_is_tried_again_with_clearly_more(tmp_path, monkeypatch):
+    gib = 2**30
+    store = ProfileStore(tmp_path / "r.jsonl", HERE)
+    ended = {"status": "out of memory", "reason": "r"}
+    store.add(case(8), {**ended, "free_bytes": 10 * gib})
+    store.add(case(16, memory_limit_gib=4.0), {**ended, "free_bytes": 10 * gib})
+    store.add(case(32), ended)  # as before that was written down
+    for free, limit, kept in (
+        (10.9, None, [8, 32]),  # of 16 the limit is gone
+        (11.1, None, [32]),
+        (10.0, 4.0, [8, 16]),
+        (20.0, 4.0, [8, 16]),
+        (20.0, 4.1, [8]),
+        (20.0, 3.9, [8, 16]),
+        (20.0, 10.5, []),
+    ):
+        monkeypatch.setattr(profile, "free_bytes", lambda device, free=free: free * gib)
+        found = [n for n in (8, 16, 32) if store.get(case(n, memory_limit_gib=limit)) is not None]
+        assert found == kept, (free, limit)
+
+
+def test_what_was_free_is_written_down_with_what_ran_out_of_memory(monkeypatch):
+    def child(*_):
+        free[0] = 1  # while it runs
+        raise ChildError("killed", -9)
+
+    free = [7 * MIB]
+    monkeypatch.setattr(profile, "available_bytes", lambda: free[0])
+    monkeypatch.setattr(profile, "run_child", child)
+    assert profile.measured_apart(case(8))["free_bytes"] == 7 * MIB
+    assert "free_bytes" not in profile.measured_apart(case(8, device="cuda:0"))  # the host's ran out
+    monkeypatch.setattr(profile, "run_child", lambda *_: {"status": "out of memory", "free_bytes": 5})  # the device's
+    assert profile.measured_apart(case(8, device="cuda:0"))["free_bytes"] == 5
+
+
+def test_a_process_tells_a_bad_video_from_a_bad_setting(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(profile_case, "yield_first", lambda: None)
+    monkeypatch.setattr(profile_case, "limit_memory", lambda case: 9 * MIB)
+    video = tmp_path / "broken.mp4"
+    video.write_bytes(b"no video")
+
+    def answer(**more):
+        asked = case(2, model=model(random=True), videos=(str(video),), **more)
+        assert profile_case.main(["measure", json.dumps(asked.to_json())]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    told = answer(parts=("decode",))
+    assert told["status"] == "failed"  # the others go on, and it is tried again
+    assert f"cannot open video {video}" in told["reason"]
+    assert answer(parts=("decode",), decoder="none")["status"] == "mistake"
+
+    def exhausted(*_):
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(profile_case, "measure", exhausted)
+    assert answer(parts=("decode",)) == {"status": "out of memory", "reason": "too much", "free_bytes": 9 * MIB}
+
+
 def test_a_case_that_ends_otherwise_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
     ends = {
         8: measured("total"),
@@ -209,15 +278,17 @@ def test_the_time_left_follows_how_times_grew():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "limit", "counted"),
+    ("seconds", "limit", "counted", "cut"),
     [
-        ([10, 10, 10, 6, 6, 6], 100, {"total": [10, 10], "without_encoding": [6, 6]}),
-        ([10, 10, 10, 40], 79, {"total": [10, 10], "without_encoding": [40]}),  # no warm-up
-        ([40, 45], 100, {"total": [40], "without_encoding": [45]}),  # a second would end at 80, beyond half of the time
-        ([55], 100, {"total": [55]}),  # encoding and what follows might take as long again
+        ([10, 10, 10, 6, 6, 6], 100, {"total": [10, 10], "without_encoding": [6, 6]}, False),
+        ([10, 10, 10, 40], 79, {"total": [10, 10], "without_encoding": [40]}, True),  # no warm-up
+        # a second would end at 80, beyond half of the time
+        ([40, 45], 100, {"total": [40], "without_encoding": [45]}, True),
+        ([70, 20, 20, 20], 150, {"total": [70], "without_encoding": [20, 20]}, False),  # slow, so that one is enough
+        ([55], 100, {"total": [55]}, True),  # encoding and what follows might take as long again
     ],
 )
-def test_a_finished_measurement_is_not_lost_to_the_time_limit(monkeypatch, seconds, limit, counted):
+def test_a_finished_measurement_is_not_lost_to_the_time_limit(monkeypatch, seconds, limit, counted, cut):
     now, left = [0.0], iter(seconds)
 
     def work(*_, **__):
@@ -225,14 +296,16 @@ def test_a_finished_measurement_is_not_lost_to_the_time_limit(monkeypatch, secon
 
     monkeypatch.setattr(profile_case.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(profile_case.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(profile_case, "PeakMeter", lambda device: SimpleNamespace(base=0, peak=lambda: 7))
+    meter = SimpleNamespace(base=0, peak=lambda: 7, resets=False)
+    monkeypatch.setattr(profile_case, "PeakMeter", lambda device: meter)
     own = SimpleNamespace(device="cpu", warmup=1, samples=2)
     chain = SimpleNamespace(
         case=own, inputs=lambda: iter([torch.zeros(1)]), through=work, step=lambda *_: None, compute=work
     )
-    times, memory = profile_case._paper(chain, float(limit))
+    times, memory, left_out = profile_case._paper(chain, float(limit))
     assert times == counted
-    assert memory["needed"] == 7
+    assert left_out == cut
+    assert (memory["needed"], memory["peaks_reset"]) == (7, False)
     assert now[0] <= limit
 
 
@@ -298,6 +371,16 @@ def test_what_more_frames_cost_is_said_of_what_is_drawn(parts, tmp_path):
     rows = [line for line in page.splitlines() if " to " in line and line.startswith("|")]
     assert rows == ["| MambaMia | 8 to 64 | 8 | 32 | 3 | 2.00 from 16 to 64 |"]
     assert f"Seconds: {LABELS[whole]}; power 1" in page
+
+
+def test_peaks_that_are_not_exact_stand_over_tables_and_plots(results, tmp_path):
+    for row in results["groups"][1]["rows"]:
+        row["memory"] = row["memory"] | {"peaks_reset": False}
+    assert [headline(group, results).endswith(", memory not exact") for group in results["groups"]] == [False, True]
+    write_profile(results, tmp_path)
+    small, wide = (tmp_path / "README.md").read_text().split("## ")[1:]
+    assert "- **memory is not exact**: this system does not set back its record" in wide
+    assert "not exact" not in small
 
 
 def test_numbers_go_into_a_table_for_machines(results, tmp_path):

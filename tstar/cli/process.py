@@ -3,8 +3,10 @@
 import ctypes
 import os
 import platform
-import signal
-import sys
+
+from tstar.reports.parent_process import stop_with_parent
+
+__all__ = ["keep_freed_memory", "share_cores", "stop_with_parent"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of the settings in malloc.h."""
@@ -35,14 +37,3 @@ def share_cores() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
-
-
-def stop_with_parent() -> None:
-    """Be sent SIGTERM when the process that started this one dies, if it asked for that by TSTAR_PARENT, its number."""
-    parent = os.environ.get("TSTAR_PARENT")
-    if parent != str(os.getppid()) or not sys.platform.startswith("linux"):
-        return
-    die_signal = 1  # PR_SET_PDEATHSIG in sys/prctl.h
-    ctypes.CDLL(None).prctl(die_signal, signal.SIGTERM)
-    if parent != str(os.getppid()):  # it died before it was heard
-        os.kill(os.getpid(), signal.SIGTERM)

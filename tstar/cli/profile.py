@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,9 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     """Measure, and write the page; the exit status is 1 where a case failed for no reason that is known."""
     title, wanted = _wanted(arguments, settings)
     _check(wanted)
-    from tstar.reports.profile import FAILED, RESULTS, ProfileStore, run_cases, where
+    from tstar.evaluation.callbacks import stopping_at_once
+    from tstar.reports.profile import RESULTS, ProfileStore, run_cases, where
+    from tstar.reports.profile_cases import FAILED
     from tstar.reports.profile_report import results_of, write_profile
 
     device = _device(arguments.device)
@@ -54,7 +57,9 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
     if arguments.report_only:
         found = [result for case in cases if (result := store.written(case))]
     else:
-        found = run_cases(cases, store, tell)
+        again = "the same command without --fresh" if arguments.fresh else "the same command"
+        with stopping_at_once(f"finished cases are kept, {again} goes on from them"):  # its child ends too
+            found = run_cases(cases, store, tell)
     by_group, start = {}, 0
     for name, (_, own) in groups.items():
         by_group[name], start = found[start : start + len(own)], start + len(own)
@@ -80,7 +85,8 @@ def _wanted(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> t
         for name in arguments.groups or ():
             if name not in known:
                 raise ConfigError(f"--groups: {arguments.preset} has no group '{name}'{suggest(name, known)}")
-        return title, [group for group in groups if group.name in (arguments.groups or known)]
+        chosen = [group for group in groups if group.name in (arguments.groups or known)]
+        return title, _with_compressors(chosen, arguments.compressors or ())
     if arguments.groups:
         raise ConfigError("--groups goes with --preset")
     if arguments.ckpt:
@@ -104,6 +110,21 @@ def _wanted(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> t
         checkpoint=checkpoint,
     )
     return title, [group]
+
+
+def _with_compressors(groups: list[Wanted], asked: Sequence[str]) -> list[Wanted]:
+    """A preset's groups with the compressors that are asked for where they name none themselves.
+
+    Raises:
+        ConfigError: a name that no group has.
+    """
+    known = {spec["name"] for group in groups for spec in group.compressors.values()}
+    if all(group.compressors for group in groups):
+        for name in asked:
+            if name not in known:
+                raise ConfigError(f"--compressors: no group has '{name}'{suggest(name, known)}")
+    own = {name: {"name": name} for name in asked}
+    return [group if group.compressors else replace(group, compressors=own) for group in groups]
 
 
 def _recipe_of(ckpt: str, settings: list[tuple[str, str]]) -> tuple[Recipe, Path]:
@@ -141,7 +162,8 @@ def cases_of(group: Wanted, arguments: argparse.Namespace, device: str) -> "list
 
     config = list(group.recipe.stages.values())[-1]
     base = model_of(config, group.random_weights, group.checkpoint)
-    videos = _videos(arguments.videos or group.videos, "--videos" if arguments.videos else f"videos of {group.name}")
+    folder = None if arguments.frames_only else arguments.videos or group.videos
+    videos = _videos(folder, "--videos" if arguments.videos else f"videos of {group.name}")
     models = {base.compressor["name"]: base}
     if group.compressors:
         chosen = {

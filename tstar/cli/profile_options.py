@@ -4,6 +4,9 @@ import argparse
 
 from tstar.cli.option_types import names, numbers
 
+PROTOCOLS = ("paper", "parts", "both")
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+
 
 def add_profile_options(profile: argparse.ArgumentParser) -> None:
     """Add them to the command's parser."""
@@ -22,22 +25,25 @@ def add_profile_options(profile: argparse.ArgumentParser) -> None:
     profile.add_argument("--random-weights", action="store_true", help="of all parts; none are looked for")
     source = profile.add_mutually_exclusive_group()
     source.add_argument("--videos", metavar="DIR", help="take the frames of these videos, and time decoding too")
-    source.add_argument("--frames-only", action="store_true", help="frames of random pixels (the default)")
+    source.add_argument(
+        "--frames-only", action="store_true", help="frames of random pixels (the default, but for a preset's videos)"
+    )
     profile.add_argument(
         "--frames", type=numbers, metavar="N[,N]", help="frames of a clip (default: 8,16,32,64,128, or the preset's)"
     )
-    profile.add_argument(
-        "--protocol", choices=("paper", "parts", "both"), help="default: both; parts where --parts says which"
-    )
+    profile.add_argument("--protocol", choices=PROTOCOLS, help="default: both; parts where --parts says which")
     profile.add_argument("--parts", type=names, metavar="A[,B]", help="measure only these, neighbours of one another")
     profile.add_argument(
-        "--compressors", type=names, metavar="A[,B]", help="each in the place of the recipe's (default: the recipe's)"
+        "--compressors",
+        type=names,
+        metavar="A[,B]",
+        help="each in the place of the recipe's, or those of a preset (default: all)",
     )
     profile.add_argument("--samples", type=int, metavar="N", help="timed calls (default: 100 on a GPU, 5 on a CPU)")
     profile.add_argument("--warmup", type=int, metavar="N", help="calls before (default: 10 on a GPU, 1 on a CPU)")
     profile.add_argument(
         "--precision",
-        choices=("fp32", "bf16", "fp16", "auto"),
+        choices=PRECISIONS,
         help="default: fp16 on a GPU, as published; on a CPU what trainer.precision says. auto: likewise on a GPU; on a CPU "
         "bf16 where it is multiplied fast, else fp32",
     )

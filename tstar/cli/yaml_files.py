@@ -67,6 +67,27 @@ def check_mapping(value: Any, known: tuple[str, ...], place: str, wanted: tuple[
             raise ConfigError(f"{place}: '{key}' is missing")
 
 
+def check_value(right: bool, place: str, key: str, wanted: str, got: Any) -> None:
+    """ConfigError unless a value is right; the message says where it stands, what is wanted, and what was found."""
+    if not right:
+        raise ConfigError(f"{place}: {key} must be {wanted}, got {got!r}")
+
+
+def is_texts(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether it is a whole number, at least so large."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, whole or not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _check(node: yaml.Node, path: Path, prefix: str, lines: Lines) -> None:
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):

@@ -26,11 +26,17 @@ Reports = dict[str, dict[str, Report]]
 
 
 @contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the process with the status a scheduler expects, 128 + number."""
+def stopping_at_once(
+    told: str = "the answers so far are kept, the same command goes on from them",
+) -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the process with the status a scheduler expects, 128 + number.
+
+    Args:
+        told: what the user reads of what was done so far.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print("stopped; the answers so far are kept, the same command goes on from them", file=sys.stderr)
+        print(f"stopped; {told}", file=sys.stderr)
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

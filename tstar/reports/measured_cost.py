@@ -19,11 +19,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tstar.reports.parent_process import PARENT
+
 Work = Callable[[], object]
 Result = TypeVar("Result")
 MIB, GIB = 2**20, 2**30
 PACKAGES = ("tstar", "torch", "transformers", "numba", "numpy")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 SLOW = 60.0
 """Seconds from which on a call is not repeated: it needs no warming up, and its spread is not worth the wait."""
 
@@ -82,7 +85,7 @@ def repeated(
     samples: int,
     slow: float = SLOW,
     until: float | None = None,
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], bool]:
     """Times of a measurement that is made again and again.
 
     Args:
@@ -94,19 +97,22 @@ def repeated(
             that is so before the warm-ups are over, the last of them counts.
 
     Returns:
-        The seconds that count by name, at least one each.
+        The seconds that count by name, at least one each; and whether ``until`` left calls out.
     """
     found: list[Mapping[str, float]] = []
-    for number in range(warmup + samples):
+    cut, calls = False, warmup + samples
+    for number in range(calls):
         begun = time.monotonic()
         times = measure()
         taken = time.monotonic() - begun
-        last = taken > slow or (until is not None and time.monotonic() + taken > until)
+        last = taken > slow or number == calls - 1
+        if not last and until is not None:
+            cut = last = time.monotonic() + taken > until
         if number >= warmup or last:
             found.append(times)
         if last:
             break
-    return {name: [times[name] for times in found] for name in found[0]}
+    return {name: [times[name] for times in found] for name in found[0]}, cut
 
 
 # Memory
@@ -116,12 +122,15 @@ class PeakMeter:
     """Most memory that is used at once beyond what is there when this is made.
 
     On a CUDA device it is what PyTorch has allocated there. On the CPU it is the process's resident memory, whose record of its
-    largest size is set back where the system can do that (Linux); where it cannot, a larger size before hides a later one, and
-    peaks are too small.
+    largest size is set back where the system can do that (Linux). Where it cannot, a peak is the largest of the process so far,
+    and so may be too large: loading is in it. Where the system does not tell the present size either (macOS), peaks are beyond
+    the largest one before, and so may be too small.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
+        self.resets = True
+        """Whether all restarts so far forgot the peaks before them."""
         if self._cuda is None:
             _give_back()
             self.base = _resident()
@@ -138,11 +147,11 @@ class PeakMeter:
         return torch.cuda
 
     def restart(self) -> None:
-        """Forget peaks so far."""
+        """Forget peaks so far; where that fails, ``resets`` says so."""
         if self._cuda is not None:
             self._cuda.reset_peak_memory_stats(self.device)
-        elif Path("/proc/self/clear_refs").exists():
-            _reset_peak()
+        else:
+            self.resets = _reset_peak() and self.resets
 
     def peak(self) -> int:
         """Bytes beyond the beginning's, since the last restart."""
@@ -153,6 +162,8 @@ class PeakMeter:
 def peak_of(work: Work) -> int:
     """Bytes that one call of ``work`` needs beyond what the process holds before it; see :class:`PeakMeter`."""
     meter = PeakMeter()
+    if not meter.resets:
+        print("the record of the largest size cannot be set back here: peaks may be wrong", file=sys.stderr)
     result = work()
     peak = meter.peak()
     del result
@@ -167,11 +178,22 @@ def available_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _reset_peak() -> None:
+def free_bytes(device: str) -> int:
+    """Memory that is free on a device; for the CPU see :func:`available_bytes`."""
+    if not device.startswith("cuda"):
+        return available_bytes()
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def _reset_peak() -> bool:
+    """Set the record of the process's largest size back to the present one; whether the system did."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        CLEAR_REFS.write_text("5")
     except OSError:
-        print("the record of the largest size cannot be set back here: peaks may come out too small", file=sys.stderr)
+        return False
+    return True
 
 
 def _give_back() -> None:
@@ -229,6 +251,9 @@ def run_child(
 ) -> dict[str, Any]:
     """What ``program CASE SETTINGS`` prints as its last line, run by itself and waited for.
 
+    An error here, a signal's included, ends the child. Where this process is killed, a program that begins with
+    :func:`tstar.reports.parent_process.stop_with_parent` ends too (Linux).
+
     Args:
         program: a script, or the name of a module.
         case: its first argument.
@@ -245,7 +270,7 @@ def run_child(
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, PARENT: str(os.getpid()), **environment},
             capture_output=True,
             text=True,
             check=False,

@@ -73,14 +73,18 @@ def get_precision(given: Any) -> Precision:
     return Precision(name)
 
 
+def strategy_name(trainer: dict[str, Any]) -> str:
+    """The recipe's strategy as a user knows it: a class without its module, or one of Lightning's words."""
+    asked = trainer.get("strategy") or "auto"
+    return str(asked.get("class_path", "") if isinstance(asked, dict) else asked).rpartition(".")[2]
+
+
 def get_strategy(given: str | None, trainer: dict[str, Any]) -> str:
     """The strategy that is asked for, or the recipe's."""
     if given is not None:
         return given
-    asked = trainer.get("strategy") or "auto"
-    name = asked.get("class_path", "") if isinstance(asked, dict) else str(asked)
+    asked, name = trainer.get("strategy") or "auto", strategy_name(trainer).lower()
     stage = (asked.get("init_args") or {}).get("stage", 2) if isinstance(asked, dict) else name.rpartition("_")[2]
-    name = name.rpartition(".")[2].lower()
     if "fsdp" in name or "modelparallel" in name or "fullysharded" in name:
         return "fsdp"
     if name.startswith("deepspeed"):

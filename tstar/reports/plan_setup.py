@@ -8,9 +8,10 @@ import torch
 from tstar.errors import ConfigError, suggest
 from tstar.language import LanguageConfig
 from tstar.language.lora import LoraSettings, adapters_of
-from tstar.reports.plan_memory import STRATEGIES, Precision, Spread, get_precision, get_strategy
+from tstar.reports.plan_memory import STRATEGIES, Precision, Spread, get_precision, get_strategy, strategy_name
 from tstar.reports.plan_parts import Parts, Workshop
 from tstar.stages import OptimizerConfig, Stage
+from tstar.stages.optimizers import check_whole_matrices
 from tstar.vision import VisionConfig
 
 DEFAULT_BATCH = 8
@@ -103,11 +104,17 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
         config: its resolved settings.
         asked: options.
         workshop: what builds the model.
+
+    Raises:
+        ConfigError: settings that cannot be planned, or that training would refuse together.
     """
     arguments, trainer = config["model"].get("init_args") or {}, config.get("trainer") or {}
     lora = adapters_of(arguments["language"])
     language = {key: value for key, value in arguments["language"].items() if key != "lora"}
     precision, strategy = get_precision(trainer.get("precision")), get_strategy(asked.strategy, trainer)
+    optimizer = OptimizerConfig(**(arguments.get("optimizer") or {}))
+    if strategy != "ddp":
+        check_whole_matrices(optimizer, asked.strategy or strategy_name(trainer))
     vision, spoken = VisionConfig(**arguments["vision"]), LanguageConfig(**language)
     spec = kind.compressor_settings(arguments.get("compressor") or {})
     cast = precision.cast(strategy)
@@ -124,7 +131,7 @@ def read_setup(name: str, kind: type[Stage], config: dict[str, Any], asked: Aske
         batch=(config.get("data") or {}).get("batch_size", DEFAULT_BATCH),
         accumulate=trainer.get("accumulate_grad_batches") or 1,
         max_length=arguments.get("max_length", 4096),
-        optimizer=OptimizerConfig(**(arguments.get("optimizer") or {})),
+        optimizer=optimizer,
         dtypes=dtypes,
         vision=vision,
         language=spoken,

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from tstar.errors import ConfigError, DataError
-from tstar.reports.measured_cost import MIB, ChildError, machine, run_child
-from tstar.reports.profile_cases import Case
+from tstar.reports.measured_cost import GIB, MIB, ChildError, available_bytes, free_bytes, machine, run_child
+from tstar.reports.profile_cases import CUT, FAILED, FREE, Case
 from tstar.stages.checkpoint_io import append_line
 
 RESULTS = "results.jsonl"
 PROGRAM = "tstar.reports.profile_case"
-FAILED = "failed"
-"""Status of a case whose process ended for no reason that is known."""
 KILLED = -9
 """Exit status of a process that the system ended, as it does where memory runs out."""
+CLEARLY_MORE = 1.1
+"""Times the free memory with which a case failed that make another attempt worth its time."""
 STEEPEST = 2.0
 """Power of the frames that a case's time is taken to grow with at most: attention's."""
 
@@ -58,11 +58,9 @@ class ProfileStore:
                 continue  # cut by a kill: its case is measured again
 
     def get(self, case: Case) -> Result | None:
-        """What was found, if it still holds: a failure is tried again, and what a limit ended under a wider one."""
+        """What was found, if it still holds: a failure is tried again, and what a limit ended or cut under a wider one."""
         row = self._found.get(_key(case.identity(), self.here))
-        if row is None or row["result"]["status"] == FAILED:
-            return None
-        if row["result"]["status"] != "measured" and row["limits"] != case.limits():
+        if row is None or row["result"]["status"] == FAILED or _widened(row, case):
             return None
         return row["result"]
 
@@ -76,6 +74,34 @@ class ProfileStore:
         row = {"case": case.identity(), "machine": self.here, "limits": case.limits(), "result": result}
         append_line(self.path, json.dumps(row))
         self._found[_key(case.identity(), self.here)] = row
+
+
+def _widened(row: Mapping[str, Any], case: Case) -> bool:
+    """Whether a finished case might find more now: it met a limit, and the case's is wider."""
+    result, limits = row["result"], row["limits"]
+    if result["status"] == "out of memory":
+        return _has_more_memory(result.get(FREE), limits["memory_limit_gib"], case)
+    limited = result["status"] != "measured" or result.get(CUT, False)
+    return limited and case.time_limit > limits["time_limit"]
+
+
+def _has_more_memory(free: int | None, limit_gib: float | None, case: Case) -> bool:
+    """Whether a case may have more memory now than when it ran out of it.
+
+    Args:
+        free: bytes that were free then; None where nobody wrote them down.
+        limit_gib: of then.
+        case: as it would be measured now.
+    """
+    same = case.memory_limit_gib == limit_gib
+    if free is None:
+        return not same
+    now = _within(case.memory_limit_gib, free_bytes(case.device))
+    return now > _within(limit_gib, free) * (CLEARLY_MORE if same else 1)
+
+
+def _within(limit_gib: float | None, free: int) -> float:
+    return free if limit_gib is None else min(limit_gib * GIB, free)
 
 
 def _key(case: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -129,6 +155,14 @@ def run_cases(cases: Sequence[Case], store: ProfileStore, tell: Callable[[str], 
 
 def measured_apart(case: Case) -> Result:
     """What a process of its own finds, or why it found nothing."""
+    free = available_bytes()
+    result = _answer(case)
+    if result["status"] == "out of memory" and case.device == "cpu":
+        result[FREE] = free  # as it will be asked for again: before the process is there
+    return result
+
+
+def _answer(case: Case) -> Result:
     try:
         # the folder it is started in holds no modules
         return run_child(PROGRAM, "measure", case.to_json(), {"PYTHONSAFEPATH": "1"}, case.time_limit)

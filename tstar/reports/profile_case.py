@@ -19,9 +19,10 @@ from torch import nn
 
 from tstar.errors import TstarError
 from tstar.nn.precision import matmul_precision
-from tstar.reports.measured_cost import GIB, PeakMeter, Spread, available_bytes, repeated, seconds_of
-from tstar.reports.profile_cases import Case
-from tstar.reports.profile_chain import Chain, build_chain
+from tstar.reports.measured_cost import GIB, PeakMeter, Spread, free_bytes, repeated, seconds_of
+from tstar.reports.parent_process import stop_with_parent
+from tstar.reports.profile_cases import CUT, FAILED, FREE, RESET, Case
+from tstar.reports.profile_chain import Chain, UnreadableVideoError, build_chain
 
 MARGIN = 0.95
 """Share of the time limit that is used: measuring ends by itself before the process is ended."""
@@ -32,17 +33,20 @@ NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc
 def main(argv: list[str]) -> int:
     """Measure the case and print what was found."""
     begun = time.monotonic()
+    stop_with_parent()  # alone, it would disturb what is measured next
     case = Case.from_json(json.loads(argv[1]))
     yield_first()
-    limit_memory(case)
+    free = limit_memory(case)
     try:
         result = measure(case, begun)
+    except UnreadableVideoError as error:
+        result = {"status": FAILED, "reason": str(error)}
     except TstarError as error:
         result = {"status": "mistake", "reason": str(error)}
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        result = {"status": "out of memory", "reason": " ".join(str(error).split())[:200]}
+        result = {"status": "out of memory", "reason": " ".join(str(error).split())[:200], FREE: free}
     print(json.dumps(result))
     return 0
 
@@ -59,7 +63,7 @@ def measure(case: Case, begun: float | None = None) -> dict[str, Any]:
         chain = build_chain(case)
         chain.rehearse()
         protocol = _paper if case.protocol == "paper" else _parts
-        times, memory = protocol(chain, until)
+        times, memory, cut = protocol(chain, until)
     running = chain.held()
     weights = sum(_bytes(module) for module in running.values())
     given = memory.pop("input")
@@ -78,36 +82,41 @@ def measure(case: Case, begun: float | None = None) -> dict[str, Any]:
         "distinct_frames": chain.seen.distinct or None,
         "decoders": list(chain.seen.decoders),
         "threads": torch.get_num_threads(),
+        CUT: cut,
     }
 
 
-def _paper(chain: Chain, until: float) -> tuple[dict[str, list[float]], dict[str, Any]]:
+Found = tuple[dict[str, list[float]], dict[str, Any], bool]
+"""Seconds by name, memory, and whether the time limit left calls out."""
+
+
+def _paper(chain: Chain, until: float) -> Found:
     """All from decoded frames to the first token; then, if there is time, the same without the encoder, whose memory does not
     count."""
     case, frames = chain.case, next(chain.inputs())
     meter = PeakMeter(case.device)
     given = {"input": _input(frames, case), "base": meter.base}
     begun = time.monotonic()
-    times = repeated(
+    times, cut = repeated(
         lambda: {"total": seconds_of(lambda: chain.through(frames), case.device)},
         warmup=case.warmup,
         samples=case.samples,
         until=begun + (until - begun) / 2,  # the other half of the time is for what follows
     )
-    memory = {"needed": meter.peak(), "by_part": {}, **given}
+    memory = {"needed": meter.peak(), "by_part": {}, RESET: meter.resets, **given}
     if time.monotonic() + max(times["total"]) > until:  # it would be ended, and what is measured lost
-        return times, memory
+        return times, memory, True
     features = chain.step("encode", frames)
-    after = repeated(
+    after, cut_after = repeated(
         lambda: {"without_encoding": seconds_of(lambda: chain.compute(features, after="encode"), case.device)},
         warmup=case.warmup,
         samples=case.samples,
         until=until,
     )
-    return times | after, memory
+    return times | after, memory, cut or cut_after
 
 
-def _parts(chain: Chain, until: float) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def _parts(chain: Chain, until: float) -> Found:
     """Each part apart, and directly all of them, by turns."""
     case, inputs = chain.case, chain.inputs()
     meter = PeakMeter(case.device)
@@ -125,9 +134,9 @@ def _parts(chain: Chain, until: float) -> tuple[dict[str, list[float]], dict[str
             highest[name] = max(peak, highest.get(name, 0))
         return seconds
 
-    times = repeated(once, warmup=case.warmup, samples=case.samples, until=until)
+    times, cut = repeated(once, warmup=case.warmup, samples=case.samples, until=until)
     by_part = {name: peak for name, peak in highest.items() if name != "total"}
-    return times, {**memory, "needed": max(highest.values()), "by_part": by_part}
+    return times, {**memory, "needed": max(highest.values()), "by_part": by_part, RESET: meter.resets}, cut
 
 
 def _input(given: Any, case: Case) -> int:
@@ -154,17 +163,23 @@ def yield_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def limit_memory(case: Case) -> None:
-    """Let what asks for more memory than there is fail at once instead of slowing the machine down to a halt."""
+def limit_memory(case: Case) -> int:
+    """Let what asks for more memory than there is fail at once instead of slowing the machine down to a halt.
+
+    Returns:
+        Bytes that are free now, whatever the limit.
+    """
+    free = free_bytes(case.device)
     asked = None if case.memory_limit_gib is None else int(case.memory_limit_gib * GIB)
     if case.device.startswith("cuda"):
         if asked is not None:
             whole = torch.cuda.get_device_properties(case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(asked / whole, 1.0), case.device)
-        return
+        return free
     with contextlib.suppress(OSError, ValueError):  # not on every system
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (asked or available_bytes(), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (asked or free, hard))
+    return free
 
 
 if __name__ == "__main__":

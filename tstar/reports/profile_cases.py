@@ -39,6 +39,13 @@ NAMES = ("group", "label", *LIMITS)
 MINIATURE = ("miniature", "tiny")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
+FAILED = "failed"
+"""Status of a case that is tried again: its process ended for no reason that is known, or its video cannot be read."""
+CUT, FREE = "cut", "free_bytes"
+"""Keys of a result: whether the time limit left calls out, and what was free when one began that ran out of memory."""
+RESET = "peaks_reset"
+"""Key of a result's memory: whether what was needed before, in loading too, was forgotten."""
+
 Protocol = Literal["paper", "parts"]
 
 

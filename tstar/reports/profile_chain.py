@@ -24,6 +24,7 @@ from tstar.data.decoding import take_frames
 from tstar.data.frame_sampling import FrameSampling
 from tstar.data.frame_tensors import frames_to_tensor
 from tstar.data.images import to_square
+from tstar.errors import DataError
 from tstar.language import LanguageConfig
 from tstar.language.backbones import skeleton, with_random_weights
 from tstar.language.lora import adapters_of, add_adapters
@@ -40,6 +41,10 @@ AT_ANY_RATE = 1e6
 """Frames a second that no video has: of each as many frames are taken as a case asks for, evenly in time."""
 REHEARSED = 3
 """Frames of the first call, which compiles kernels and lets libraries make what they keep."""
+
+
+class UnreadableVideoError(DataError):
+    """A video cannot be decoded: its cases fail, others may do."""
 
 
 @dataclass
@@ -124,6 +129,9 @@ class Chain:
         """The case's frames of a video, uint8 [M, 3, S, S], and the seconds that decoding and squares took.
 
         Frames are made squares as they come, so that they are never all there as they were filmed.
+
+        Raises:
+            UnreadableVideoError: it is missing, damaged or of an unknown kind.
         """
         side, spent, squares = self.encoder.image_size, 0.0, self.case.parts[-1] != "decode"
 
@@ -136,7 +144,10 @@ class Chain:
 
         begun = time.perf_counter()
         sampling = FrameSampling(fps=AT_ANY_RATE, max_frames=self.case.frames)
-        taken = take_frames(path, sampling, self.case.decoder, make)
+        try:
+            taken = take_frames(path, sampling, self.case.decoder, make)
+        except DataError as error:
+            raise UnreadableVideoError(str(error)) from error
         decoded = time.perf_counter()
         frames = frames_to_tensor(taken.items, len(taken.items), side) if squares else torch.empty(0)
         ended = time.perf_counter()

@@ -13,7 +13,7 @@ from typing import Any
 
 from tstar.evaluation.table import ABSENT, markdown_table
 from tstar.reports.measured_cost import MIB, SLOW
-from tstar.reports.profile_cases import ANSWER, LABELS, PARTS, Case
+from tstar.reports.profile_cases import ANSWER, LABELS, PARTS, RESET, Case
 from tstar.reports.profile_plots import Row, clock_of, cost_plot, parts_plot, plotted, whole_of
 from tstar.reports.seed_numbers import Numbers
 from tstar.stages.checkpoint_io import write_atomically
@@ -115,10 +115,17 @@ def write_profile(results: Numbers, out: Path) -> list[Path]:
 
 
 def headline(group: Numbers, results: Numbers) -> str:
-    """Whether it is a miniature, weights, precision and device of a group: what has to stand over its tables and plots."""
+    """Whether it is a miniature, weights, precision and device of a group, and whether peaks of memory are wrong: what has to
+    stand over its tables and plots."""
     here = results["machine"]
     device = here["gpu"] if "gpu" in here else f"{here['cpu']}, {_count(here['threads'], 'thread')}"
-    return f"{'miniature, ' if group['miniature'] else ''}{group['weights']}, {group['precision']}, {device}"
+    inexact = ", memory not exact" if _inexact(group) else ""
+    return f"{'miniature, ' if group['miniature'] else ''}{group['weights']}, {group['precision']}, {device}{inexact}"
+
+
+def _inexact(group: Numbers) -> bool:
+    """Whether a peak may hold what was needed before it; results of before that was written down are exact."""
+    return any(not row["memory"].get(RESET, True) for row in group["rows"] if row["status"] == "measured")
 
 
 def table_text(results: Numbers) -> str:
@@ -202,6 +209,11 @@ def _about(group: Numbers) -> str:
         f"- one clip at a time, {given}{prompt}; {calls}",
         *(f"- {LABELS[part]}: {PARTS[part]}" for part in group["parts"]),
     ]
+    if _inexact(group):
+        lines.append(
+            "- **memory is not exact**: this system does not set back its record of a process's largest size, so what is needed "
+            "may hold what was needed before, in loading too"
+        )
     beyond = [row for row in group["rows"] if row.get("native_context") and row["positions"] > row["native_context"]]
     if beyond and "prefill" in parts:
         made_for = beyond[0]["native_context"]

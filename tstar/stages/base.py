@@ -21,7 +21,7 @@ from tstar.language import LanguageConfig, VideoLMM
 from tstar.language.blocks import compile_blocks
 from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
 from tstar.stages.fully_sharded import FullySharded, gathered, shard, whole_tensors
-from tstar.stages.optimizers import OptimizerConfig, build_optimizer
+from tstar.stages.optimizers import OptimizerConfig, build_optimizer, check_whole_matrices
 from tstar.stages.step_loss import HeldOutLoss, StepLoss
 from tstar.stages.weights import import_part
 from tstar.vision import VisionConfig
@@ -152,11 +152,8 @@ class Stage(LightningModule):
             )
         if self.compiled:
             compile_blocks(self.lmm.language.model)
-        if isinstance(strategy, (FullySharded, DeepSpeedStrategy)) and self.optimizer_config.matrices == "muon":
-            raise ConfigError(
-                "model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy "
-                f"{type(strategy).__name__} keeps slices; set it to adam, or trainer.strategy to ddp"
-            )
+        if isinstance(strategy, (FullySharded, DeepSpeedStrategy)):
+            check_whole_matrices(self.optimizer_config, type(strategy).__name__)
         if isinstance(strategy, FullySharded):
             shard(self.lmm, strategy.device_mesh["data_parallel"], strategy.reshard_after_forward)
 

@@ -44,6 +44,20 @@ class OptimizerConfig:
                 raise ConfigError(f"optimizer.{name} must not be negative, got {getattr(self, name)}")
 
 
+def check_whole_matrices(config: OptimizerConfig, strategy: str) -> None:
+    """Refuse muon where processes keep slices of the matrices.
+
+    Args:
+        config: of the optimizer.
+        strategy: name of one that keeps slices, for the message.
+    """
+    if config.matrices == "muon":
+        raise ConfigError(
+            f"model.init_args.optimizer.matrices: muon needs whole matrices, of which trainer.strategy {strategy} keeps slices; "
+            "set it to adam, or trainer.strategy to ddp"
+        )
+
+
 def warmup_cosine(step: int, total: int, warmup_fraction: float) -> float:
     """Share of the peak rate at ``step`` (from 0) of ``total``: up linearly, then a half cosine to 0 at ``total``."""
     warmup = math.ceil(total * warmup_fraction - 1e-9)  # 100 steps x 0.07 are 7, not 7.000000000000001 rounded up

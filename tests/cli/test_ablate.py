@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tstar.cli.ablate import tell, work
 from tstar.cli.main import main
 from tstar.data.files import file_digest
+from tstar.reports import job_queue
+from tstar.reports.job_queue import Outcome
 
 TSTAR = Path(sys.executable).with_name("tstar")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -168,3 +171,33 @@ def test_a_missing_world_is_found_before_anything_is_trained(table, workplace, c
     assert main(["ablate", str(table)]) == 2
     assert "data_shards/miniature/shards" in capsys.readouterr().err
     assert not (workplace / "runs" / "two" / "models").exists()
+
+
+def test_every_process_of_a_launcher_speaks_and_a_terminal_that_is_gone_ends_nothing(capsys, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    tell("mambamia-0: begun")
+    assert capsys.readouterr().err == "mambamia-0: begun\n"
+    monkeypatch.setattr(sys, "stderr", None if os.name == "nt" else open("/dev/full", "w"))  # noqa: SIM115
+    tell("mambamia-0: done")
+
+
+def test_workers_share_the_cores_that_the_call_may_use(tmp_path, monkeypatch, capsys):
+    given = []
+
+    class Queue:
+        def __init__(self, jobs, folder, **options):
+            given.append(options["environment"])
+
+        def run(self):
+            return Outcome()
+
+    monkeypatch.setattr(job_queue, "JobQueue", Queue)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7, 9, 11, 13}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert work([], tmp_path, 2) == 0
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert work([], tmp_path, 2) == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert work([], tmp_path, 2) == 0
+    assert given == [{"OMP_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "32"}, {}]

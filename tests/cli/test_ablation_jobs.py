@@ -20,9 +20,10 @@ from tstar.cli.ablation_records import take_records
 from tstar.cli.run_folder import config_digest, global_batch
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation.settings import EvaluationConfig
+from tstar.reports import records, runs
 from tstar.reports.claims import take
 from tstar.reports.job_queue import recorded_seconds
-from tstar.reports.records import write_records
+from tstar.reports.records import unpack_records, write_records
 from tstar.reports.runs import Evaluated, Run, StageRecord
 
 TABLE5 = Path("configs/ablations/table5.yaml")
@@ -275,6 +276,118 @@ def test_records_that_hold_what_none_hold_are_refused(tmp_path, name):
     with pytest.raises(DataError, match="does not belong into records"):
         take_records(archive, training(tmp_path).group.models, tmp_path / "here")
     assert not list((tmp_path / "here").rglob("*.*"))
+
+
+def add_plain(tar):
+    entry = tarfile.TarInfo("a/out.json")
+    entry.size = 2
+    tar.addfile(entry, io.BytesIO(b"{}"))
+
+
+def add_long_header(tar):
+    entry = tarfile.TarInfo("a/out.json")
+    entry.pax_headers = {"comment": "x" * (3 << 20)}
+    tar.addfile(entry)
+
+
+def add_holes(tar):
+    """A file of 1 TiB that is one hole."""
+    entry = tarfile.TarInfo("a/out.json")
+    entry.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
+    tar.addfile(entry)
+
+
+def add_chain(tar):
+    """Headers of headers, each of which tarfile reads in a call of its own."""
+    entry = tarfile.TarInfo("a")
+    entry.type = tarfile.GNUTYPE_LONGNAME
+    tar.fileobj.write(1500 * entry.tobuf(tarfile.GNU_FORMAT))
+
+
+def add_many(tar):
+    for _ in range(4):
+        add_plain(tar)
+
+
+def add_large(tar):
+    entry = tarfile.TarInfo("a/out.json")
+    entry.size = 40_000
+    tar.addfile(entry, io.BytesIO(bytes(40_000)))
+
+
+@pytest.mark.parametrize(
+    ("add", "limits", "told"),
+    [
+        (add_long_header, {}, "has a header of more than 1048576 bytes"),
+        (add_holes, {}, "'a/out.json' does not belong into records"),
+        (add_chain, {}, "cannot be read as the records of a report"),
+        (add_many, {"MOST_FILES": 3}, "holds more than 3 files"),
+        (add_large, {"MOST_BYTES": 30_000}, "unpacks to more than"),
+        (add_plain, {"MOST_BYTES": 512}, "unpacks to more than"),  # its header and padding count too
+        (add_plain, {"MOST_MEMORY": 1 << 20}, r"cannot be read as .* \(Memory usage limit"),
+    ],
+)
+def test_records_that_would_fill_memory_or_disk_are_refused(tmp_path, monkeypatch, add, limits, told):
+    archive = tmp_path / "records.tar.xz"
+    with tarfile.open(archive, "w:xz", format=tarfile.PAX_FORMAT) as tar:
+        add(tar)
+    if add in (add_plain, add_many, add_large):  # within the limits there is nothing against them
+        unpack_records(archive, tmp_path / "whole")
+    for name, value in limits.items():
+        monkeypatch.setattr(records, name, value)
+    with pytest.raises(DataError, match=told):
+        take_records(archive, training(tmp_path).group.models, tmp_path / "here")
+    assert not list((tmp_path / "here").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("1-projector/done.json", b'{"global_batch": 32}', "done.json is of others"),
+        ("config.yaml", b"stages: {projector: [1], video_sft: x}", "AttributeError"),
+        ("config.yaml", b"stages: {projector: {data: [1]}}", "a file in it is damaged"),
+        ("eval/evaluation.json", b'{"model": "0123456789abcdef", "settings": [1]}', "a file in it is damaged"),
+        ("eval/mini-mlvu.full.json", b"\xff{}", r"mini-mlvu.full.json: cannot be read \('utf-8' codec"),
+        ("events.jsonl", b'{"event": "\xff"}', r"events.jsonl: cannot be read \('utf-8' codec"),
+        ("events.jsonl", b"[" * 100_000, "events.jsonl: a line is not a JSON object"),
+        ("run_card.json", b"\xff", "run_card.json: cannot be read"),
+        ("run_card.json", b"[" * 100_000, "run_card.json: broken JSON"),
+    ],
+)
+def test_a_run_with_a_damaged_file_is_left_out_and_the_others_stay(tmp_path, monkeypatch, name, content, told):
+    whole, broken = training(tmp_path, seed=1), training(tmp_path, seed=2)
+    for own in (whole, broken):
+        leave_finished(own)
+    (broken.path / name).write_bytes(content)
+    read = runs.read_run
+    empty = Evaluated(16, {}, {})
+
+    def read_whole(path):  # only of the damaged one everything is read: the other's reports are empty files here
+        return read(path) if path == broken.path else Run(path, "", "", {}, [], empty, [], {}, [])
+
+    monkeypatch.setattr(runs, "read_run", read_whole)
+    found, left_out = found_runs([whole.group], tmp_path)
+    assert list(found[whole.group.name]) == ["1"]
+    assert list(left_out) == [broken.name]
+    assert re.search(told, left_out[broken.name])
+
+
+def test_a_damaged_run_in_records_is_not_taken_and_the_others_are(tmp_path):
+    whole, broken = training(tmp_path / "elsewhere", seed=1), training(tmp_path / "elsewhere", seed=2)
+    for own in (whole, broken):
+        leave_finished(own)
+    (broken.path / "eval" / "evaluation.json").write_text('{"model": "0123456789abcdef", "settings": [1]}')
+    (whole.path.parent / f"{whole.group.name}-07").mkdir()  # no number that a seed is written as
+    (whole.path.parent / f"{whole.group.name}-07" / "config.yaml").write_text("{}")
+    archive = tmp_path / "records.tar.xz"
+    write_records([SimpleNamespace(path=path) for path in sorted(whole.path.parent.iterdir())], archive)
+    first, *more = take_records(archive, whole.group.models, tmp_path / "here")
+    assert first == f"1 models and seeds are taken from {archive}"
+    assert more == [
+        f"not taken, since they are not of this table or not finished: {whole.group.name}-07",
+        f"not taken, since a file of them is damaged: {broken.name}",
+    ]
+    assert training(tmp_path / "here", seed=1).job().finished()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "no archive"])

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import random
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tstar.evaluation import get_benchmark
 from tstar.evaluation.contrasts import in_mean_cells
 from tstar.evaluation.seeds import combined
+from tstar.reports import records
 from tstar.reports.ablation import Row, Table, results_of, write_ablation_report
 from tstar.reports.ablation_plots import accuracy_by_tokens
 from tstar.reports.runs import Evaluated, Run, StageRecord
@@ -228,7 +230,12 @@ def test_names_of_crowded_points_cover_no_other(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
     drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure))
+
+    def save(figure, path, **options):
+        drawn.append(figure)
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", save)
     rows = [
         {
             "name": f"a_model_of_a_long_name_{k}@8",
@@ -263,3 +270,63 @@ def test_plots_are_drawn_and_stale_ones_deleted(tmp_path):
     assert not (tmp_path / "out" / "accuracy_frames.png").exists()
     grid = [replace(row, grid=(k, 1)) for k, row in enumerate(rows)]
     assert "![accuracy_grid.png]" in page_of(table(grid, grid=["k", "r"]), tmp_path)
+
+
+def test_two_reports_into_one_folder_at_the_same_time_are_both_whole(tmp_path, monkeypatch):
+    """As of two calls that have shared the models of a table, and end together."""
+    from matplotlib.figure import Figure
+
+    made = table([row_of({"0": run_of(tmp_path, "a", 60)})])
+    (tmp_path / "models" / "a-0" / "config.yaml").write_text("{}")
+    add, save, begun = records._add, Figure.savefig, []
+
+    def other_call(kind):
+        if kind not in begun:  # in the middle of the first one's archive, or picture, all of a second report
+            begun.append(kind)
+            write_ablation_report(made, tmp_path, tmp_path / "out", "")
+
+    def adding(*args):
+        add(*args)
+        other_call("archive")
+
+    def saving(figure, path, **options):
+        save(figure, path, **options)
+        other_call("picture")
+
+    monkeypatch.setattr(records, "_add", adding)
+    monkeypatch.setattr(Figure, "savefig", saving)
+    results = write_ablation_report(made, tmp_path, tmp_path / "out", "")
+    assert begun == ["picture", "archive"]
+    names = [*results["plots"], "README.md", "table.csv", "results.json", records.RECORDS]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    with tarfile.open(tmp_path / "out" / records.RECORDS) as archive:
+        assert archive.getnames() == ["a-0/config.yaml"]
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_earlier_one(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(figure, path, **options):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    made = table([row_of({"0": run_of(tmp_path, "a", 60)})])
+    page_of(made, tmp_path)
+    before = (tmp_path / "out" / "accuracy_tokens.png").read_bytes()
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="disk full"):
+        page_of(made, tmp_path)
+    assert (tmp_path / "out" / "accuracy_tokens.png").read_bytes() == before
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_only_runs_of_the_table_that_are_not_finished_are_shown_as_failed(tmp_path):
+    runs = {"0": run_of(tmp_path, "a", 60, others=[(4, 66)]), "1": run_of(tmp_path, "a", 60, seed="1")}
+    rows = [row_of(runs), row_of(runs, frames=4, paper=16), row_of({}, "b"), row_of(runs, "c", same_as="a")]
+    (tmp_path / "failed").mkdir()
+    for name in ("a-0", "a-1", "b-2", "c-0", "other-0", "b"):
+        (tmp_path / "failed" / f"{name}.json").write_text(json.dumps({"reason": f"r {name}"}))
+    # seed 1 lacks the second row's frames; c is trained as a
+    assert results_of(table(rows), tmp_path, "")["failed"] == {"a-1": "r a-1", "b-2": "r b-2"}
+    (tmp_path / "failed" / "b-2.json").write_text("{")
+    assert "cannot be read" in results_of(table(rows), tmp_path, "")["failed"]["b-2"]

@@ -211,6 +211,65 @@ def test_a_command_whose_claim_cannot_name_it_is_ended(tmp_path, monkeypatch):
     assert list((tmp_path / "queue" / "claims").iterdir()) == []
 
 
+def test_a_command_is_told_nothing_of_the_launcher_of_its_queue(tmp_path, monkeypatch):
+    """Else, under `srun -n 4`, three of four models would be trained by processes that take themselves for another's helpers."""
+    ranks = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "GROUP_RANK", "NODE_RANK", "TORCHELASTIC_RUN_ID"]
+    ranks += ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK"]
+    for name in [*ranks, "SLURM_JOB_ID", "RANKING"]:
+        monkeypatch.setenv(name, "3")
+    code = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
+    own, _ = queue([job(tmp_path, "a", "one", code=code)], tmp_path, environment={"OMP_NUM_THREADS": "5"})
+    assert own.run().done == ["a"]
+    seen = json.loads((tmp_path / "a.one").read_text())
+    assert [name for name in ranks if name in seen] == []
+    assert (seen["SLURM_JOB_ID"], seen["RANKING"], seen["OMP_NUM_THREADS"]) == ("3", "3", "5")
+    assert seen["PATH"] == os.environ["PATH"]
+
+
+def test_a_failure_that_can_be_neither_written_nor_told_ends_no_worker(tmp_path, monkeypatch):
+    def full(path, text):
+        if path.parent.name == "failed":
+            raise OSError("disk full")
+        path.write_text(text)
+
+    def gone(text):
+        raise BrokenPipeError("the terminal is gone")
+
+    monkeypatch.setattr(job_queue, "write_atomically", full)
+    broken = Job("b", (Step("x", lambda: [sys.executable, "-c", "raise SystemExit(3)"], lambda: False),))
+    own = JobQueue([broken, job(tmp_path, "a", "one")], tmp_path / "queue", tell=gone)
+    outcome = own.run()
+    assert outcome.done == ["a"]
+    assert list(outcome.failed) == ["b"]
+    assert "x ended with status 3" in outcome.failed["b"]
+
+
+def test_the_time_left_counts_rounds_of_all_workers(tmp_path):
+    jobs = [job(tmp_path, name, "one") for name in "abcdef"]
+    (tmp_path / "queue" / "jobs").mkdir(parents=True)
+    (tmp_path / "queue" / "jobs" / "a.json").write_text('{"one": 600.0}')
+    own, _ = queue(jobs, tmp_path, workers=4)
+    own.outcome.done = ["a"]
+    assert own._time_left() == ", 1 of 6 done, about 20 min left"  # five on four: two rounds
+    own.outcome.failed = {"b": "", "c": "", "d": "", "e": ""}
+    assert own._time_left() == ", 1 of 6 done, about 10 min left"  # one is not quicker for the three that are idle
+    alone, _ = queue(jobs, tmp_path)
+    alone.outcome.done, alone._busy = ["a"], {"b"}
+    assert alone._time_left() == ", 1 of 6 done, about 50 min left"
+    theirs = take(tmp_path / "queue" / "claims" / "c.json")
+    assert alone._time_left() == ", 1 of 6 done, about 30 min left"  # another call is at one
+    theirs.release()
+
+
+def test_a_failure_is_forgotten_when_the_job_is_finished_by_hand(tmp_path):
+    (tmp_path / "queue" / "failed").mkdir(parents=True)
+    (tmp_path / "queue" / "failed" / "a.json").write_text('{"reason": "no memory"}')
+    (tmp_path / "a.one").write_text("done by hand")
+    own, _ = queue([job(tmp_path, "a", "one")], tmp_path)
+    assert own.run().done == ["a"]
+    assert not (tmp_path / "queue" / "failed" / "a.json").exists()
+
+
 def test_a_job_that_cannot_be_looked_at_fails_and_the_others_go_on(tmp_path, monkeypatch):
     def damaged():
         raise ValueError("no JSON")

@@ -1,6 +1,7 @@
 """``tstar ablate``: the models of a table trained one by one, each evaluated at its rows' frame counts, then the table."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from tstar.cli.ablation_file import Ablation, AblationModel, check_seeds, read_ablation
 from tstar.cli.parser import typed_command
-from tstar.cli.progress import is_first_process
 from tstar.errors import ConfigError, TstarError, suggest
 
 if TYPE_CHECKING:
@@ -62,8 +62,11 @@ def run(arguments: argparse.Namespace, settings: list[tuple[str, str]]) -> int:
 
 
 def tell(text: str) -> None:
-    """A line for the user, beside the output: ``--json`` prints the table's data there and nothing else."""
-    if is_first_process():
+    """A line for the user, beside the output: ``--json`` prints the table's data there and nothing else.
+
+    Whatever number a launcher gave this process: each of them has work of its own. A terminal that is gone ends none of it.
+    """
+    with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
@@ -105,6 +108,7 @@ def work(wanted: Sequence["Training"], folder: Path, workers: int) -> int:
     from tstar.cli.ablation_jobs import check_unchanged, write_recipe
     from tstar.cli.fit import check_files
     from tstar.cli.stage_cli import check_types
+    from tstar.data.cores import usable_cores
     from tstar.reports.job_queue import JobQueue
 
     models = {training.group.name: training.group for training in wanted}
@@ -115,7 +119,7 @@ def work(wanted: Sequence["Training"], folder: Path, workers: int) -> int:
         check_unchanged(training)
     for group in models.values():
         write_recipe(group, folder)
-    cores = max(1, (os.cpu_count() or 1) // workers)
+    cores = max(1, usable_cores() // workers)
     environment = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
     tell(f"{len(models)} models, {len(wanted)} runs, in {folder}; {workers} at once; logs are in {folder / 'logs'}")
     jobs = [training.job() for training in wanted]
@@ -179,6 +183,7 @@ def write_table(ablation: Ablation, seeds: Sequence[int], folder: Path, out: Pat
 def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str, str]]:
     """The finished evaluations, whatever their seed; and by name, why a run cannot be in the table."""
     from tstar.cli.ablation_jobs import Training, changes, told
+    from tstar.data.files import damage_named
     from tstar.reports.runs import Asked, check_questions, check_shards, read_run
 
     runs: Runs = {}
@@ -190,16 +195,17 @@ def found_runs(models: Sequence["Group"], folder: Path) -> tuple[Runs, dict[str,
         if not (training.path / "eval").is_dir():
             continue
         try:
-            if changed := changes(training):
-                raise ConfigError(f"made with other settings: {told(changed)}")
-            if not training.finished(training.group.frames[0]):
-                continue
-            run = read_run(training.path)
-            whole = [one for one in run.other_frames if training.finished(one.max_frames)]
-            run = replace(run, other_frames=whole)
-            check_questions(run, asked)
-            check_shards(run, shards)
-            runs.setdefault(training.group.name, {})[str(training.seed)] = run
+            with damage_named(training.path):
+                if changed := changes(training):
+                    raise ConfigError(f"made with other settings: {told(changed)}")
+                if not training.finished(training.group.frames[0]):
+                    continue
+                run = read_run(training.path)
+                whole = [one for one in run.other_frames if training.finished(one.max_frames)]
+                run = replace(run, other_frames=whole)
+                check_questions(run, asked)
+                check_shards(run, shards)
+                runs.setdefault(training.group.name, {})[str(training.seed)] = run
         except TstarError as error:
             left_out[training.name] = str(error)
     return {name: {seed: own[seed] for seed in sorted(own, key=int)} for name, own in runs.items()}, left_out

@@ -14,7 +14,8 @@ import yaml
 
 from tstar.cli.ablation_file import AblationModel
 from tstar.cli.recipe import Recipe
-from tstar.errors import ConfigError
+from tstar.data.files import damage_named, json_object
+from tstar.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from tstar.reports.job_queue import Job
@@ -113,7 +114,11 @@ class Training:
             )
 
     def finished(self, frames: int) -> bool:
-        """Whether the finished model has answered everything with so many frames."""
+        """Whether the finished model has answered everything with so many frames; DataError if a file of it is damaged."""
+        with damage_named(self.path):
+            return self._finished(frames)
+
+    def _finished(self, frames: int) -> bool:
         from tstar.cli.validate import evaluation_tag
         from tstar.evaluation.settings import EvaluationConfig
         from tstar.stages.checkpoint_io import read_manifest
@@ -123,11 +128,11 @@ class Training:
         if frames != standard.max_frames:
             wanted = replace(standard, max_frames=frames, baselines=False)
         place = self.path / "eval" / evaluation_tag(standard, wanted, None)
-        record = _json(place / "evaluation.json")
+        record = _if_whole(place / "evaluation.json")
         last = self.path / f"{len(recipe.stages)}-{list(recipe.stages)[-1]}"
         trained = (read_manifest(last / "checkpoints").get("last.ckpt") or {}).get("sha256", "")[:16]
         if self.taken:  # without checkpoints: all answers must be of the model that answered at the first row's frames
-            trained = _json(self.path / "eval" / "evaluation.json").get("model", "")
+            trained = _if_whole(self.path / "eval" / "evaluation.json").get("model", "")
         return (
             (last / "done.json").is_file()
             and bool(wanted.benchmarks)
@@ -173,7 +178,16 @@ def check_unchanged(training: Training) -> None:
 
 
 def changes(training: Training) -> list[str]:
-    """What is no longer as it was for the stages that have begun, and for a finished model's answers: a phrase a setting."""
+    """What is no longer as it was for the stages that have begun, and for a finished model's answers: a phrase a setting.
+
+    Raises:
+        DataError: a file of the run is damaged.
+    """
+    with damage_named(training.path):
+        return _changes(training)
+
+
+def _changes(training: Training) -> list[str]:
     from tstar.cli.run_folder import config_digest, decisive, global_batch
 
     path = training.path / "config.yaml"
@@ -187,14 +201,14 @@ def changes(training: Training) -> list[str]:
     recipe, found = training.group.recipe(training.seed), []
     for number, (name, config) in enumerate(recipe.stages.items(), 1):
         folder = training.path / f"{number}-{name}"
-        done = _json(folder / "done.json")
+        done = _if_whole(folder / "done.json")
         if not done and not list(folder.glob("checkpoints/*.ckpt")):
             continue
         own = _differences(decisive(stages.get(name) or {}), decisive(config))
         samples = done.get("global_batch") or global_batch(stages.get(name) or {})
         if samples != global_batch(config):
             own.append(f"samples a step {samples}, now {global_batch(config)}")
-        if not own and "global_batch" in done and done["config_sha256"] != config_digest(config):
+        if not own and "global_batch" in done and done.get("config_sha256") != config_digest(config):
             own.append("done.json is of others")
         found += [f"stage {name}, {phrase}" for phrase in own]
     last = training.path / f"{len(recipe.stages)}-{list(recipe.stages)[-1]}"
@@ -240,12 +254,12 @@ def _word(settings: Mapping[str, Any], key: str) -> str:
     return str(settings[key]) if key in settings else "not set"
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _if_whole(path: Path) -> dict[str, Any]:
+    """A JSON object; {} also where it is damaged, for then what it would say is not finished."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json_object(path)
+    except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _tstar() -> list[str]:

@@ -40,24 +40,34 @@ def take_records(archive: Path, models: Sequence[AblationModel], folder: Path) -
             Training(group, int(seed), Path(place))
             for group in groups(models)
             for name in sorted(there)
-            if (seed := name.removeprefix(f"{group.name}-")) != name and seed.isdecimal()
+            if (seed := name.removeprefix(f"{group.name}-")) != name and seed.isdecimal() and str(int(seed)) == seed
         ]
         unusable = sorted(there - {training.name for training in found})
+        whole, damaged = [], []
         for training in found:
-            write_atomically(training.path / TAKEN, source)
-            if changed := changes(training):
+            try:
+                write_atomically(training.path / TAKEN, source)
+                changed, finished = changes(training), training.job().finished()
+            except (DataError, OSError):
+                damaged.append(training.name)
+                continue
+            if changed:
                 raise ConfigError(
                     f"--records: {training.name} in {archive} was made with other settings: {told(changed)}; restore them, or "
                     "leave --records out to train every model here"
                 )
-        whole = [training for training in found if training.job().finished()]
-        unusable += [training.name for training in found if training not in whole]
+            if finished:
+                whole.append(training)
+            else:
+                unusable.append(training.name)
         taken = [training.name for training in whole if _take(training, folder)]
     lines = [f"{len(taken)} models and seeds are taken from {archive}"]
     if len(taken) < len(whole):
         lines[0] += f"; {len(whole) - len(taken)} others are in {folder} already, or in work"
     if unusable:
         lines.append(f"not taken, since they are not of this table or not finished: {', '.join(unusable)}")
+    if damaged:
+        lines.append(f"not taken, since a file of them is damaged: {', '.join(damaged)}")
     return lines
 
 

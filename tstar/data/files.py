@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import socket
@@ -10,6 +11,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tstar.errors import DataError
 
 STALE_SECONDS = 86_400
 _TEMPORARY = re.compile(r"\.([^.]*)-(\d+)-[0-9a-f]{8}\.tmp$")
@@ -21,18 +25,56 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write under another name, sync, rename: after a kill there is the old file or the new one."""
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A name of this process's own to write ``path`` under; it takes its place when the block ends well, and else is deleted."""
     temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write under another name, sync, rename: after a kill there is the old file or the new one."""
+    with written_beside(path) as temporary, temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def text_of(path: Path) -> str:
+    """A text file; DataError where it cannot be read or is not in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+@contextmanager
+def damage_named(folder: Path) -> Iterator[None]:
+    """Make a DataError that names ``folder`` of what its files bring about where they hold other things than were written."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, OSError, RecursionError) as error:
+        raise DataError(
+            f"{folder}: a file in it is damaged ({type(error).__name__}: {error}); restore it, or delete the folder"
+        ) from error
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no file, DataError where it holds anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(text_of(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: broken JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: must be a JSON object, got {type(found).__name__}")
+    return found
 
 
 def append_lines(path: Path, lines: bytes, *, durable: bool = False) -> None:

@@ -1,12 +1,12 @@
 """Settings of an evaluation: which suites, where they lie, and how a model looks at their media."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tstar.data.aside import MOST_SECONDS
+from tstar.data.cores import usable_cores
 from tstar.data.decoding import DECODERS
 from tstar.data.frame_sampling import FrameChoice, FrameSampling, SegmentMiddles
 from tstar.errors import ConfigError, suggest
@@ -132,8 +132,7 @@ class EvaluationConfig:
         """Processes that decode ahead for each of the ``processes`` that ask, all of them taken to share this machine's cores."""
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(MOST_WORKERS, max(1, cores // (2 * processes)))
+        return min(MOST_WORKERS, max(1, usable_cores() // (2 * processes)))
 
 
 def place_of(name: str, given: Any) -> Place:

@@ -111,9 +111,9 @@ def write_ablation_report(table: Table, folder: Path, out: Path, command: str) -
     """
     results = results_of(table, folder, command)
     out.mkdir(parents=True, exist_ok=True)
-    for name, _ in PLOTS:
-        (out / name).unlink(missing_ok=True)
     results["plots"] = [name for name, draw in PLOTS if draw(results, out / name)]
+    for name in {name for name, _ in PLOTS} - set(results["plots"]):
+        (out / name).unlink(missing_ok=True)
     runs = {str(run.path): run for row in table.rows for run in row.runs.values()}
     if runs:
         seconds = {run.path.name: recorded_seconds(folder, run.path.name) for run in runs.values()}
@@ -158,16 +158,20 @@ def results_of(table: Table, folder: Path, command: str) -> Numbers:
         "paragraph": paragraph(orderings, not_above),
         "equal": _equal(table, rows),
         "below_blind": not_above,
-        "failed": failures(folder),
+        "failed": failures(folder, table.rows),
         "left_out": dict(table.left_out),
         "runs": [{**run_facts(run), "step_seconds": recorded_seconds(folder, run.path.name)} for run in runs.values()],
     }
 
 
-def failures(folder: Path) -> dict[str, str]:
-    """Why models failed the last time, by name and seed."""
+def failures(folder: Path, rows: Sequence[Row]) -> dict[str, str]:
+    """Why models of these rows failed the last time, by name and seed; without those that have answered all their rows since."""
     found = {}
     for path in sorted((folder / "failed").glob("*.json")):
+        model, _, seed = path.stem.rpartition("-")
+        own = [row for row in rows if (row.same_as or row.model) == model]
+        if all(row.evaluated(seed) for row in own):  # also where it is in no row of the table
+            continue
         try:
             found[path.stem] = str(json.loads(path.read_text(encoding="utf-8"))["reason"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.reports.curves import plain_ticks, pyplot
+from tstar.reports.curves import plain_ticks, pyplot, save_figure
 
 Numbers = dict[str, Any]
 MEAN = "mean"
@@ -44,8 +44,7 @@ def accuracy_by_tokens(results: Numbers, path: Path) -> bool:
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     axis.margins(x=0.12)  # for the names
     _name_points(axis, rows, categories)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 
@@ -119,8 +118,7 @@ def accuracy_by_frames(results: Numbers, path: Path) -> bool:
     axis.minorticks_off()
     _dress(axis, results, "frames of a video, at most")
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 
@@ -149,8 +147,7 @@ def accuracy_on_grid(results: Numbers, path: Path) -> bool:
     axis.set_xlabel(results["grid"][1])
     chance = f", chance {100 * results['chance'][MEAN]:.1f}" if MEAN in results["chance"] else ""
     axis.set_title(f"{results['title']}\n± half of the 95% interval over videos{chance}", fontsize=10.5)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tstar.data.files import written_beside
 from tstar.errors import ConfigError
 from tstar.reports.runs import Run
 
@@ -46,9 +47,15 @@ def loss_curves(group: Sequence[Run], path: Path, title: str) -> bool:
     dots = "; dots: held-out loss" if held_out else ""
     told = f"training loss, moving average over 1/{SMOOTHING} of a stage{dots}"
     figure.suptitle(f"{title}\n{told}", fontsize=11)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG whole, whoever else draws the same one meanwhile, and close the figure."""
+    with written_beside(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot().close(figure)
 
 
 def smoothed(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:

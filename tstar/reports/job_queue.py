@@ -20,12 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tstar.reports.claims import Claim, holder_of, take
+from tstar.reports.durations import duration
 from tstar.stages.checkpoint_io import write_atomically
 
 WAIT_SECONDS = 5.0
 """Between two looks at work that others hold."""
 TOLD_LINES = 3
 """Last lines of a failed command that are shown."""
+LAUNCHER_NAMES = {
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS"),
+}
+LAUNCHER_PREFIXES = ("ROLE_", "TORCHELASTIC_", "OMPI_COMM_WORLD_", "PMI_", "PMIX_", "JSM_NAMESPACE_")
+"""Variables by which torchrun, Slurm, MPI and LSF tell a process that it is one of several, and which."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class JobQueue:
         jobs: in the order in which they are begun.
         folder: where claims, records and logs are.
         workers: commands at once.
-        environment: laid over this process's for every command.
+        environment: laid over this process's for every command, but for what a launcher has told this process of its place among
+            others: every command is a run of its own.
         tell: called with lines for the user.
     """
 
@@ -83,8 +92,13 @@ class JobQueue:
         environment: Mapping[str, str] | None = None,
         tell: Callable[[str], None] = print,
     ) -> None:
-        self.jobs, self.folder, self.workers, self.tell = list(jobs), folder, workers, tell
-        self.environment = {**os.environ, **(environment or {}), "TSTAR_PARENT": str(os.getpid())}
+        self.jobs, self.folder, self.workers, self._say = list(jobs), folder, workers, tell
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in LAUNCHER_NAMES and not name.startswith(LAUNCHER_PREFIXES)
+        }
+        self.environment = {**own, **(environment or {}), "TSTAR_PARENT": str(os.getpid())}
         self.outcome = Outcome()
         self._lock = threading.RLock()
         self._busy: set[str] = set()
@@ -147,7 +161,7 @@ class JobQueue:
                     continue
                 try:
                     if job.finished():
-                        self.outcome.done.append(job.name)
+                        self._done(job)
                         continue
                     claim = take(self._claim(job.name))
                 except Exception as error:  # a damaged file, say: the other jobs go on
@@ -183,10 +197,8 @@ class JobQueue:
                 self._fail(job, f"{step.name} ended with status {status}: {_last_lines(log)} ({log})")
                 return
         if not self.outcome.stopped:
-            with self._lock:
-                self.outcome.done.append(job.name)
-            (self.folder / "failed" / f"{job.name}.json").unlink(missing_ok=True)
-            self.tell(f"{job.name}: done in {_minutes(sum(seconds.values()))}{self._time_left()}")
+            self._done(job)
+            self.tell(f"{job.name}: done in {duration(sum(seconds.values()))}{self._time_left()}")
 
     def _call(self, job: Job, step: Step, claim: Claim, log: Path) -> int:
         command = list(step.command())
@@ -217,12 +229,24 @@ class JobQueue:
                     del self._running[job.name]
         return process.returncode
 
+    def tell(self, text: str) -> None:
+        """A line for the user; where nobody can be told, as on a terminal that is gone, the work goes on."""
+        with contextlib.suppress(OSError, ValueError):
+            self._say(text)
+
+    def _done(self, job: Job) -> None:
+        with self._lock:
+            self.outcome.done.append(job.name)
+        with contextlib.suppress(OSError):
+            (self.folder / "failed" / f"{job.name}.json").unlink(missing_ok=True)
+
     def _fail(self, job: Job, reason: str) -> None:
         with self._lock:
             self.outcome.failed[job.name] = reason
         path = self.folder / "failed" / f"{job.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"reason": reason}))
+        with contextlib.suppress(OSError):  # a full disk may be why it failed; that is told all the same
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps({"reason": reason}))
         self.tell(f"{job.name}: FAILED, the others go on; {reason}")
 
     def _stop(self, number: int, frame: object) -> None:
@@ -243,10 +267,19 @@ class JobQueue:
             if seconds:
                 took.append(sum(seconds.values()))
         told = f", {len(self.outcome.done)} of {len(self.jobs)} done"
-        left = len(self.jobs) - len(self.outcome.done) - len(self.outcome.failed)
+        left = self._open()
         if took and left:
-            told += f", about {_minutes(sum(took) / len(took) * left / self.workers)} left"
+            rounds = -(-len(left) // (self.workers + self._others(left)))
+            told += f", about {duration(rounds * sum(took) / len(took))} left"
         return told
+
+    def _others(self, jobs: Sequence[Job]) -> int:
+        """Workers of other calls that are at one of these jobs, as far as can be seen."""
+        try:
+            holders = [holder_of(self._claim(job.name)) for job in jobs if job.name not in self._busy]
+        except OSError:  # a file server that is away for a while
+            return 0
+        return sum(holder is not None and holder.alive for holder in holders)
 
     def _claim(self, name: str) -> Path:
         return self.folder / "claims" / f"{name}.json"
@@ -281,7 +314,3 @@ def _said(error: Exception) -> str:
 def _last_lines(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return " / ".join(line.strip() for line in [line for line in lines if line.strip()][-TOLD_LINES:])
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tstar.reports.curves import plain_ticks, pyplot
+from tstar.reports.curves import plain_ticks, pyplot, save_figure
 from tstar.reports.measured_cost import MIB
 from tstar.reports.profile_cases import LABELS, PARTS
 
@@ -58,8 +58,7 @@ def cost_plot(group: Row, path: Path, head: str) -> bool:
     right.set_ylabel("peak memory with weights and input, MiB")
     left.legend(frameon=False, fontsize=9)
     _title(figure, group["title"], head, _told(rows, protocol))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 
@@ -153,8 +152,7 @@ def parts_plot(group: Row, path: Path, head: str) -> bool:
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(parts), frameon=False, fontsize=9)
     _title(figure, group["title"], head, "above each bar: seconds of all parts in a row; below: frames")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
     return True
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tstar.data.files import damage_named, json_object, text_of
 from tstar.errors import ConfigError, DataError
 from tstar.evaluation import Report, get_benchmark
 from tstar.evaluation.contrasts import measured
@@ -97,6 +98,11 @@ def read_run(path: Path) -> Run:
         raise DataError(
             f"{path} is no run's folder (config.yaml is missing); give one that `tstar fit` wrote, as runs/NAME"
         )
+    with damage_named(path):
+        return _read_run(path)
+
+
+def _read_run(path: Path) -> Run:
     config = _config(path / "config.yaml")
     evaluation = config.get("evaluation") or {}
     if not evaluation.get("benchmarks"):
@@ -105,7 +111,7 @@ def read_run(path: Path) -> Run:
         get_benchmark(suite)
     missing: list[str] = []
     stages = [_stage(path / f"{k}-{name}", name, missing) for k, name in enumerate(config["stages"], 1)]
-    card = _json(path / "run_card.json")
+    card = json_object(path / "run_card.json")
     if not card:
         missing.append(f"{path}/run_card.json: the run is not finished; versions and memory are unknown")
     events = [_row(line, path) for line in _lines(path / "events.jsonl")]
@@ -210,32 +216,19 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: broken JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: must be a JSON object, got {type(found).__name__}")
-    return found
-
-
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return text_of(path).splitlines() if path.is_file() else []
 
 
 def _row(line: str, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DataError(f"{path / 'events.jsonl'}: a line is not a JSON object: {line[:60]!r}") from None
 
 
 def _stage(folder: Path, name: str, missing: list[str]) -> StageRecord:
-    done = _json(folder / "done.json") or None
+    done = json_object(folder / "done.json") or None
     if done is None:
         missing.append(f"{folder}/done.json: stage {name} is not finished")
     losses = {}
@@ -252,7 +245,7 @@ def _column(path: Path, name: str) -> list[tuple[int, float]]:
     with path.open(newline="", encoding="utf-8") as stream:
         try:
             found = [(int(row["step"]), float(row[name])) for row in csv.DictReader(stream) if row.get(name)]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise DataError(f"{path}: column {name} or step cannot be read ({error})") from None
     return [(step, loss) for step, loss in found if math.isfinite(loss)]
 
@@ -264,8 +257,9 @@ def _evaluated(folder: Path, max_frames: int, suites: list[str]) -> Evaluated:
             path = folder / f"{suite}.{mode}.json"
             if not path.is_file():
                 continue
+            text = text_of(path)
             try:
-                report = Report.from_json(path.read_text(encoding="utf-8"))
+                report = Report.from_json(text)
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
             if report.benchmark != suite:
@@ -274,7 +268,7 @@ def _evaluated(folder: Path, max_frames: int, suites: list[str]) -> Evaluated:
     leads = {suite: by_mode.get("full") or next(iter(by_mode.values())) for suite, by_mode in reports.items()}
     unjudged = {suite: waiting_for_judge(lead) for suite, lead in leads.items() if lead.unmeasured}
     judged = {suite: measured(by_mode) for suite, by_mode in reports.items() if suite not in unjudged}
-    return Evaluated(max_frames, judged, _json(folder / "evaluation.json"), unjudged)
+    return Evaluated(max_frames, judged, json_object(folder / "evaluation.json"), unjudged)
 
 
 def _other_frames(folder: Path, own: Evaluated, missing: list[str]) -> list[Evaluated]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tstar.data.cores import usable_cores
 from tstar.data.miniature import mp4, suites, training
 from tstar.data.miniature.clips import Plot
 from tstar.data.miniature.config import FPS, SIZE, VERSION, WorldConfig
@@ -267,7 +268,7 @@ def generate_world(
     for folder in {(out / medium.path).parent for medium in media}:
         folder.mkdir(parents=True, exist_ok=True)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_cores()
     _draw_all(out, config, keys, len(media), workers, progress or (lambda done, total: None))
     texts, records = _annotation_texts(config, plans)
     for path, text in texts.items():

@@ -66,7 +66,8 @@ smollm2: miniature $(SMOLLM2) ## SmolLM2-135M, a pretrained language model, besi
 	$(BIN)/tstar report runs/smollm2 runs/smollm2-beside --title "SmolLM2-135M and the miniature's own language model" --out reports/smollm2
 
 SCALE ?= miniature
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() if '$(SCALE)' == 'miniature' else 1)")
+# A miniature training takes 3 to 6 GiB.
+WORKERS ?= $(shell $(PYTHON) -c "import os; gib = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30; print(max(1, min(os.cpu_count(), int(gib // 6))) if '$(SCALE)' == 'miniature' else 1)")
 comma := ,
 space := $(subst ,, )
 # Seeds and rows are the table's own unless they are given: make ablation-table1 SEEDS="0 1 2" ROWS=none,mambamia SETTINGS="--trainer.devices 4"

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tstar.cli.recipe import Recipe, read_recipe
-from tstar.cli.yaml_files import Lines, check_mapping, is_count, is_number, is_texts, load_yaml
-from tstar.cli.yaml_files import check_value as _check
+from tstar.cli.yaml_files import Lines, check_mapping, check_value, is_count, is_number, is_texts, load_yaml
 from tstar.errors import ConfigError, suggest
 
 OF_PAPER = ("orderings", "margin", "equal", "average_of", "note")
@@ -167,24 +166,28 @@ def _check_top(data: dict[str, Any], path: Path, lines: Lines) -> None:
         return lines.get(key, str(path))
 
     for key in ("title", "recipe", "scale", "note"):
-        _check(isinstance(data.get(key, ""), str), place(key), key, "text", data.get(key))
+        check_value(isinstance(data.get(key, ""), str), place(key), key, "text", data.get(key))
     for key in ("paper_files", "miniature_files", "average_of", "grid", "equal"):
-        _check(is_texts(data.get(key, [])), place(key), key, "a list of words", data.get(key))
-    _check(len(data.get("grid", [])) in (0, 2), place("grid"), "grid", "the names of two settings", data.get("grid"))
-    _check(len(data.get("equal", [1, 2])) == 2, place("equal"), "equal", "two rows", data.get("equal"))
+        check_value(is_texts(data.get(key, [])), place(key), key, "a list of words", data.get(key))
+    check_value(
+        len(data.get("grid", [])) in (0, 2), place("grid"), "grid", "the names of two settings", data.get("grid")
+    )
+    check_value(len(data.get("equal", [1, 2])) == 2, place("equal"), "equal", "two rows", data.get("equal"))
     margin = data.get("margin", 1)
-    _check(is_number(margin) and margin >= 0, place("margin"), "margin", "a number of points, 0 or more", margin)
+    check_value(is_number(margin) and margin >= 0, place("margin"), "margin", "a number of points, 0 or more", margin)
     seeds = data.get("seeds", [0])
-    _check(isinstance(seeds, list) and all(is_count(s, 0) for s in seeds), place("seeds"), "seeds", "a list", seeds)
+    check_value(
+        isinstance(seeds, list) and all(is_count(s, 0) for s in seeds), place("seeds"), "seeds", "a list", seeds
+    )
     check_seeds(seeds, place("seeds"))
     check_mapping(data.get("common") or {}, SIDES, place("common"), wanted=())
     for key in ("models", "orderings"):
         value = data.get(key) or {}
-        _check(isinstance(value, dict), place(key), key, "a mapping", value)
-    _check(bool(data["models"]), place("models"), "models", "at least one", data["models"])
+        check_value(isinstance(value, dict), place(key), key, "a mapping", value)
+    check_value(bool(data["models"]), place("models"), "models", "at least one", data["models"])
     for said, claims in (data.get("orderings") or {}).items():
         what = "a sentence and a list of comparisons"
-        _check(
+        check_value(
             isinstance(said, str) and is_texts(claims) and bool(claims), place("orderings"), "orderings", what, claims
         )
 
@@ -201,27 +204,29 @@ def _check_model(name: Any, model: Any, place: str) -> None:
         if isinstance(value, dict):
             check_mapping(value, SIDES, f"{place}: {key}", wanted=SIDES)
         right = all(isinstance(_sided(value, side), str) for side in SIDES)
-        _check(right, place, key, "text, or {paper: text, miniature: text}", value)
-    _check(isinstance(model.get("recipe", ""), str), place, "recipe", "a file", model.get("recipe"))
-    _check(is_texts(model.get("paper_files", [])), place, "paper_files", "a list of files", model.get("paper_files"))
+        check_value(right, place, key, "text, or {paper: text, miniature: text}", value)
+    check_value(isinstance(model.get("recipe", ""), str), place, "recipe", "a file", model.get("recipe"))
+    check_value(
+        is_texts(model.get("paper_files", [])), place, "paper_files", "a list of files", model.get("paper_files")
+    )
     for side in SIDES:
-        _check(isinstance(model[side] or {}, dict), place, side, "a mapping of settings", model[side])
+        check_value(isinstance(model[side] or {}, dict), place, side, "a mapping of settings", model[side])
     grid = model.get("grid", [1, 1])
     two = isinstance(grid, list) and len(grid) == 2 and all(is_count(value) for value in grid)
-    _check(two, place, "grid", "two numbers", grid)
+    check_value(two, place, "grid", "two numbers", grid)
     rows = model["rows"]
-    _check(isinstance(rows, list) and bool(rows), place, "rows", "a list of at least one row", rows)
+    check_value(isinstance(rows, list) and bool(rows), place, "rows", "a list of at least one row", rows)
     for row in rows:
         check_mapping(row, (*SIDES, *PUBLISHED), place, wanted=SIDES)
         for key in SIDES:
-            _check(is_count(row[key]), place, f"rows, {key}", "a number of frames, at least 1", row[key])
-        _check(is_count(row.get("tokens", 1)), place, "rows, tokens", "a number, at least 1", row.get("tokens"))
+            check_value(is_count(row[key]), place, f"rows, {key}", "a number of frames, at least 1", row[key])
+        check_value(is_count(row.get("tokens", 1)), place, "rows, tokens", "a number, at least 1", row.get("tokens"))
         numbers = row.get("published") or {}
         right = isinstance(numbers, dict) and all(is_number(value) for value in numbers.values())
-        _check(right, place, "rows, published", "numbers by column", numbers)
+        check_value(right, place, "rows, published", "numbers by column", numbers)
     for side in SIDES:
         frames = [row[side] for row in rows]
-        _check(len(set(frames)) == len(frames), place, f"rows, {side}", "different numbers of frames", frames)
+        check_value(len(set(frames)) == len(frames), place, f"rows, {side}", "different numbers of frames", frames)
 
 
 def _sided(value: Any, side: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tstar.cli.progress import bar, say
+from tstar.data.cores import usable_cores
 from tstar.data.miniature import COURSES, lessons
 from tstar.data.miniature.captioned import GROUP, captioned_group
 from tstar.data.miniature.seeds import item_rng
@@ -225,7 +226,7 @@ def draw_groups(
     portions = [(course, seed, first, min(number, first + 250)) for first in range(0, number, 250)]
     pictures: list[np.ndarray] = []
     captions: list[str] = []
-    workers = workers or os.cpu_count() or 1
+    workers = workers or usable_cores()
     with ProcessPoolExecutor(min(workers, len(portions)), mp_context=get_context("spawn")) as pool:
         for (*_, done), (drawn, told) in zip(portions, pool.map(_draw_portion, portions), strict=True):
             pictures.append(drawn)

@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from tstar.cli.progress import bar, warn
 from tstar.cli.yaml_files import load_yaml
+from tstar.data.cores import usable_cores
 from tstar.data.public_sets import get_set
 from tstar.data.sharding_settings import ShardSettings
 from tstar.errors import ConfigError, DataError, suggest
@@ -157,7 +157,7 @@ def _describe_reading(reading: Any) -> str:
 
 
 def _describe_estimate(estimate: Any, work: Any, plan: Any) -> str:
-    workers = work.workers or os.cpu_count() or 1
+    workers = work.workers or usable_cores()
     minutes = estimate.seconds / min(workers, len(plan.names)) / work.part[1] / 60
     unusable = f", {estimate.unusable} of them unusable" if estimate.unusable else ""
     share = f", of which part {work.part[0]} of {work.part[1]} here" if work.part[1] > 1 else ""

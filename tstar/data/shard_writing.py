@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tstar.data.cores import usable_cores
 from tstar.data.files import file_digest, sweep, temporary_name, write_whole
 from tstar.data.shard_index import MANIFEST, build_index, index_paths, load_index
 from tstar.errors import DataError
@@ -95,7 +96,7 @@ def claim(out: Path, plan: str) -> None:
 
 def describe_tars(shards: Sequence[Path], *, digests: bool = True) -> list[dict[str, Any]]:
     """Entries of a manifest; without ``digests`` quickly, and of no use for one."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # hashing releases Python's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing releases Python's lock
         sums = list(pool.map(file_digest, shards)) if digests else [""] * len(shards)
     return [
         {

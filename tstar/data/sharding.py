@@ -19,6 +19,7 @@ from typing import Any
 
 from tstar.data.annotations import Record
 from tstar.data.aside import MOST_SECONDS
+from tstar.data.cores import usable_cores
 from tstar.data.files import write_whole
 from tstar.data.quarantine import MARK, QUARANTINE, quarantine_lines
 from tstar.data.remote_shards import upload
@@ -100,7 +101,7 @@ def write_shards(
     done = kept = 0
     jobs = ((number, plan.job(number, work.time_limit)) for number in mine)
     try:
-        for number, was_there in _make(jobs, min(work.workers or os.cpu_count() or 1, max(1, len(mine)))):
+        for number, was_there in _make(jobs, min(work.workers or usable_cores(), max(1, len(mine)))):
             done += sizes[number]
             kept += was_there
             if progress:

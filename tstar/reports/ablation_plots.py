@@ -138,7 +138,8 @@ def accuracy_on_grid(results: Numbers, path: Path) -> bool:
     for row in rows:
         place = across.index(row["grid"][1]), down.index(row["grid"][0])
         (below,), (above,) = _errors([row])
-        text = f"{_mean(row):.1f} ± {max(below, above):.1f}\n{row['tokens']} tokens"
+        width = f" ± {max(below, above):.1f}" if row["summary"][MEAN].get("interval") else ""
+        text = f"{_mean(row):.1f}{width}\n{row['tokens']} tokens"
         shade = image.norm(_mean(row))
         axis.text(*place, text, ha="center", va="center", fontsize=8, color="black" if shade > 0.6 else "white")
     axis.set_xticks(range(len(across)), [str(value) for value in across])
@@ -146,7 +147,7 @@ def accuracy_on_grid(results: Numbers, path: Path) -> bool:
     axis.set_ylabel(f"{results['grid'][0]} (of the published scale)")
     axis.set_xlabel(results["grid"][1])
     chance = f", chance {100 * results['chance'][MEAN]:.1f}" if MEAN in results["chance"] else ""
-    axis.set_title(f"{results['title']}\n± half of the 95% interval over videos{chance}", fontsize=10.5)
+    axis.set_title(f"{results['title']}\n± half of the 95% interval {_over(rows)}{chance}", fontsize=10.5)
     save_figure(figure, path)
     return True
 
@@ -171,6 +172,12 @@ def _errors(rows: Sequence[Numbers]) -> list[list[float]]:
     return [below, above]
 
 
+def _over(rows: Sequence[Numbers]) -> str:
+    """What the intervals of these rows are over."""
+    lone = all(len(row["seeds"]) == 1 for row in rows if row["seeds"])
+    return "over videos, one seed" if lone else "over videos and, of several seeds, over seeds"
+
+
 def _dress(axis: Any, results: Numbers, x_label: str) -> None:
     for label, height, style in (
         ("chance", results["chance"].get(MEAN), ":"),
@@ -178,9 +185,7 @@ def _dress(axis: Any, results: Numbers, x_label: str) -> None:
     ):
         if height is not None:
             axis.axhline(100 * height, color="0.45", linestyle=style, linewidth=1, label=label, zorder=0)
-    seeds = sorted({len(row["seeds"]) for row in results["rows"] if row["seeds"]})
-    over = "over videos, one seed" if seeds == [1] else "over videos and, of several seeds, over seeds"
-    axis.set_title(f"{results['title']}\nbars: 95% interval {over}", fontsize=10.5)
+    axis.set_title(f"{results['title']}\nbars: 95% interval {_over(results['rows'])}", fontsize=10.5)
     axis.set_xlabel(x_label)
     axis.set_ylabel("accuracy in percent, mean over suites")
     axis.grid(alpha=0.25)

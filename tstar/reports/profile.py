@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tstar.data.cores import usable_cores
 from tstar.errors import ConfigError, DataError
+from tstar.reports.durations import duration
 from tstar.reports.measured_cost import GIB, MIB, ChildError, available_bytes, free_bytes, machine, run_child
 from tstar.reports.profile_cases import CUT, FAILED, FREE, Case
 from tstar.stages.checkpoint_io import append_line
@@ -111,8 +113,7 @@ def _key(case: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 def where(device: str) -> dict[str, Any]:
     """This machine, and the name of its GPU where that is the device."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = machine(int(threads) if threads.isdecimal() else cores)
+    found = machine(int(threads) if threads.isdecimal() else usable_cores())
     if not device.startswith("cuda"):
         return found
     import torch
@@ -138,7 +139,7 @@ def run_cases(cases: Sequence[Case], store: ProfileStore, tell: Callable[[str], 
     took = [(case, result["wall_seconds"]) for case in cases if (result := store.get(case)) is not None]
     for number, case in enumerate(cases):
         left = seconds_left([c for c in cases[number:] if store.get(c) is None], took)
-        tell(f"[{number + 1}/{len(cases)}] {case.title}{f'; about {_minutes(left)} left' if left else ''}")
+        tell(f"[{number + 1}/{len(cases)}] {case.title}{f'; about {duration(left)} left' if left else ''}")
         result, before = store.get(case), " (measured before)"
         if result is None:
             begun, before = time.monotonic(), ""
@@ -214,9 +215,3 @@ def _expected(case: Case, took: Sequence[tuple[Case, float]]) -> float:
 
 def _kind(case: Case) -> tuple[str, str, str]:
     return case.group, case.label, case.protocol
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

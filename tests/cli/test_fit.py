@@ -1,4 +1,8 @@
-"""The whole path through the console script: fit, kill, resume, validate, on a cut-down world in a temporary folder."""
+"""The whole path: fit by the console script, kill, resume, validate, on a cut-down world in a temporary folder.
+
+Importing everything takes longer than a stage of such a run. So only the first fit and those on several processes are started as
+a user would; runs that are killed are forks of a process that has imported it all, and the rest is run in this one.
+"""
 
 import json
 import os
@@ -28,16 +32,24 @@ SMALL = [
     "--data.batch_size=4",
     "--evaluation.max_frames=4",
     "--evaluation.validation_items=4",
-    "--stages.video_sft.data.batch_size=2",  # long enough to be killed in it
 ]
+TWO_STAGE = ["--config", "stages/two_stage.yaml", *SMALL, "--stages.video_sft.data.batch_size=2"]
+"""Its last stage is long enough to be killed in it."""
 # one thread: with several, the math library may split its sums differently under load, in the last bit
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STAGES = ["projector", "image_sft", "align", "video_sft"]
+MLVU = "data_shards/miniature/benchmarks/mini-mlvu"
 
 
-def fit(*arguments):
-    command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+def tstar(*arguments):
+    return subprocess.run([str(TSTAR), *arguments], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+
+@pytest.fixture
+def one_suite(workplace):
+    """Settings that have one suite asked; a mapping alone would be laid over the recipe's."""
+    (workplace / "no_suites.yaml").write_text("evaluation: {benchmarks: {}}\n")
+    return ["--config", "no_suites.yaml", "--evaluation.benchmarks.mini-mlvu", MLVU]
 
 
 def weights(run):
@@ -48,8 +60,10 @@ def weights(run):
 
 
 @pytest.mark.parametrize("killed_in", [STAGES[2:], pytest.param(STAGES, marks=pytest.mark.slow)], ids=["two", "all"])
-def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the_same(workplace, killed_in):
-    whole = fit("--name", "whole")
+def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the_same(
+    workplace, killed_in, commands, one_suite, capsys
+):
+    whole = tstar("fit", *TWO_STAGE, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
     assert "Generated miniature suites" in whole.stdout
     assert all(f"{row}" in whole.stdout for row in ("chance", *MODE_LABELS.values()))
@@ -66,17 +80,18 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the
     check_predictions(run)
     check_metrics(run)
 
-    kill_once_in("killed", killed_in)
+    kill_once_in(killed_in, commands, ["fit", *TWO_STAGE, "--name", "killed", *one_suite])
+    assert [path.parent.name for path in Path("runs/killed").glob("predictions/*/full.jsonl")] == ["mini-mlvu"]
     events = [json.loads(line) for line in (workplace / "runs" / "killed" / "events.jsonl").read_text().splitlines()]
     assert [e["stage"] for e in events if e["event"] == "stage finished"] == STAGES
     assert weights("killed") == weights("whole")
 
     out = workplace / "elsewhere"
     checkpoint = run / "4-video_sft" / "checkpoints" / "last.ckpt"
-    command = [str(TSTAR), "validate", "--ckpt", str(checkpoint), "--benchmarks", "mini-mlvu,mini-tempcompass"]
-    done = subprocess.run([*command, "--out", str(out), "--json"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    table = json.loads(done.stdout)
+    capsys.readouterr()
+    command = ["validate", "--ckpt", str(checkpoint), "--benchmarks", "mini-mlvu,mini-tempcompass"]
+    assert main([*command, "--out", str(out), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
     assert table["columns"] == ["mini-mlvu", "mini-tempcompass", "mean"]
     tag = "mini-mlvu-mini-tempcompass"  # an evaluation that is not the recipe's whole one lies apart
     assert (out / f"report.{tag}.md").is_file()
@@ -94,14 +109,14 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the
     assert told.endswith("## What is missing\n\nNothing.\n")
     assert len(list((workplace / "page").glob("*.png"))) == 5
 
-    finished = fit("--name", "whole", "--ckpt")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("finished before") == len(STAGES)
-    refused = fit("--name", "whole")
-    assert refused.returncode == 2
-    assert "--ckpt" in refused.stderr
-    assert "--overwrite" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    capsys.readouterr()
+    assert main(["fit", *TWO_STAGE, "--name", "whole", "--ckpt"]) == 0
+    assert capsys.readouterr().out.count("finished before") == len(STAGES)
+    assert main(["fit", *TWO_STAGE, "--name", "whole"]) == 2
+    refused = capsys.readouterr().err
+    assert "--ckpt" in refused
+    assert "--overwrite" in refused
+    assert len(refused.splitlines()) == 1
     assert (run / "config.2.yaml").is_file()
 
 
@@ -134,29 +149,29 @@ def test_a_run_in_half_precision_is_evaluated_in_it_and_gone_on_with(precision, 
     assert "going on from" in capsys.readouterr().out
 
 
-def test_two_processes_train_every_stage_and_ask_half_of_every_suite(workplace):
-    suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
-    halves = ["--data.batch_size=2", "--stages.video_sft.data.batch_size=1"]
-    done = fit("--config", "configs/scale/two_processes.yaml", "--name", "two", *halves, suites)
+@pytest.mark.parametrize("recipe", ["unified", pytest.param("two_stage", marks=pytest.mark.slow)])
+def test_two_processes_train_every_stage_and_ask_half_of_every_suite(recipe, workplace, one_suite):
+    stages = {"unified": ["align", "unified_sft"], "two_stage": STAGES}[recipe]
+    halves = ["--config", "configs/scale/two_processes.yaml", *SMALL, "--data.batch_size=2"]
+    halves += [f"--stages.{stages[-1]}.data.batch_size=1", *one_suite]
+    done = tstar("fit", "--config", f"stages/{recipe}.yaml", *halves, "--name", "two")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("[4/4]") == 1  # one of them speaks
+    assert done.stdout.count(f"[{len(stages)}/{len(stages)}]") == 1  # one of them speaks
     assert "Generated miniature suites" in done.stdout
     run = workplace / "runs" / "two"
-    assert all((run / f"{k}-{stage}" / "done.json").is_file() for k, stage in enumerate(STAGES, 1))
-    assert (run / "predictions" / "mini-mlvu" / "full.jsonl").is_file()
+    assert all((run / f"{k}-{stage}" / "done.json").is_file() for k, stage in enumerate(stages, 1))
+    assert [path.parent.name for path in run.glob("predictions/*/full.jsonl")] == ["mini-mlvu"]
     assert not list(run.rglob("*.rank*.jsonl"))
     assert "sync_dist" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_validated_alone_together_and_with_damaged_media(workplace):
-    suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
-    done = fit("--name", "whole", suites)
+def test_a_checkpoint_is_validated_alone_together_and_with_damaged_media(workplace, one_suite):
+    done = tstar("fit", *TWO_STAGE, "--name", "whole", *one_suite)
     assert done.returncode == 0, done.stderr
     run = workplace / "runs" / "whole"
     last = run / "4-video_sft" / "checkpoints" / "last.ckpt"
-    command = [str(TSTAR), "validate", "--ckpt", str(last), "--devices", "2", "--out", "together", "--json"]
-    together = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    together = tstar("validate", "--ckpt", str(last), "--devices", "2", "--out", "together", "--json")
     assert together.returncode == 0, together.stderr
     assert json.loads(together.stdout)["unanswered"] == {}
     for mode in MODES:
@@ -175,14 +190,14 @@ def check_what_cannot_be_asked(checkpoint, workplace):
     gone.unlink()
     broken.write_bytes(b"no video")
     moved = ["--evaluation.benchmarks.mini-mlvu", str(suite), "--out", "damaged"]
-    command = [str(TSTAR), "validate", "--ckpt", str(checkpoint), *moved]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    command = ["validate", "--ckpt", str(checkpoint), *moved]
+    refused = tstar(*command)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert gone.name in line
     assert "evaluation.missing_media: score_rest" in line
     command += ["--evaluation.missing_media", "score_rest", "--evaluation.baselines", "[blind]"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    done = tstar(*command)
     assert done.returncode == 0, done.stderr
     assert "warning: mini-mlvu: of" in done.stderr
     assert "failed, for their media cannot be read and" in done.stderr
@@ -194,25 +209,24 @@ def check_what_cannot_be_asked(checkpoint, workplace):
     assert sorted(p.stem for p in (workplace / "damaged" / "predictions" / "mini-mlvu").iterdir()) == ["blind", "full"]
 
 
-def kill_once_in(name, stages):
+def kill_once_in(stages, commands, command):
     """SIGKILL a run as soon as each of these stages has a checkpoint; the same command plus --ckpt goes on, to the run's end."""
-    suite = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"  # of weights none is asked for
+    run, log = Path("runs/killed"), Path("killed.log")
     for stage in stages:
-        folder = Path("runs") / name / f"{STAGES.index(stage) + 1}-{stage}"
-        again = ["--ckpt"] if (Path("runs") / name).exists() else []
-        command = [str(TSTAR), "fit", "--config", "stages/two_stage.yaml", *SMALL, "--name", name, suite, *again]
-        with open(f"{name}.log", "a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
-            until = time.monotonic() + 120
-            while not list((folder / "checkpoints").glob("step=*.ckpt")) and process.poll() is None:
-                assert time.monotonic() < until, Path(f"{name}.log").read_text()
-                time.sleep(0.02)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        folder = run / f"{STAGES.index(stage) + 1}-{stage}"
+        process = commands.start(*command, *(["--ckpt"] if run.exists() else []), log=log.absolute())
+        until = time.monotonic() + 120
+        while not list((folder / "checkpoints").glob("step=*.ckpt")):
+            assert time.monotonic() < until, log.read_text()
+            os.kill(process, 0)  # fails where it has ended by itself
+            time.sleep(0.02)
+        os.killpg(process, signal.SIGKILL)
+        assert commands.ended() == -signal.SIGKILL, log.read_text()
         assert not (folder / "done.json").exists(), f"{stage} was over before it was killed"
-    done = fit("--name", name, suite, "--ckpt")
-    assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout
+    before = len(log.read_text())
+    commands.start(*command, "--ckpt", log=log.absolute())
+    assert commands.ended() == 0, log.read_text()
+    assert "going on from" in log.read_text()[before:]
 
 
 def check_predictions(run):

@@ -38,9 +38,10 @@ def test_help_does_not_pay_for_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word():
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word(tiny_world):
     """As behind ``| head``."""
-    command = [sys.executable, "-m", "tstar.cli.main", "ablate", "configs/ablations/table1.yaml", "--list"]
+    shards = str(tiny_world / "shards" / "align")
+    command = [sys.executable, "-m", "tstar.cli.main", "shard", "--verify", "--out", shards]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -58,3 +58,14 @@ def test_what_is_not_a_mapping_of_plain_values_is_refused_by_name(tmp_path, text
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no such config file: .*nowhere\.yaml"):
         load_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_a_file_is_as_it_stands_whatever_was_done_with_what_was_read_before(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("data:\n  shards: [a]\n")
+    data, lines = load_yaml(path)
+    data["data"]["shards"].append("b")
+    lines.clear()
+    assert load_yaml(path) == ({"data": {"shards": ["a"]}}, {"data": f"{path}:1", "data.shards": f"{path}:2"})
+    path.write_text("data:\n  shards: [c]\n")
+    assert load_yaml(path)[0] == {"data": {"shards": ["c"]}}

@@ -37,7 +37,7 @@ class Trainings:
 
     def __init__(self):
         self.server = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "serve"],
+            [sys.executable, str(PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -125,11 +125,8 @@ def test_a_run_goes_on_with_two_processes_where_one_stopped(shards, trainings, w
     trainings.start(shards=shards, folder=str(tmp_path), max_steps=18)
     assert trainings.ended() == 0
     first = by_step(steps_of(tmp_path))
-    settings = {"shards": shards, "folder": str(tmp_path), "devices": 2, "batch": BATCH // 2}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), json.dumps(settings)], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    trainings.start(shards=shards, folder=str(tmp_path), devices=2, batch=BATCH // 2)
+    assert trainings.ended() == 0
     ranks = [by_step(steps_of(tmp_path, rank)) for rank in (0, 1)]
     together = {step: ranks[0][step] + ranks[1][step] for step in range(18, STEPS)}
     assert {**first, **together} == whole[0]

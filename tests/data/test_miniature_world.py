@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -52,6 +54,12 @@ def test_another_run_with_other_workers_gives_the_same_bytes(world, tmp_path):
     assert manifest == read(world / "world.json")
     assert calls[-1] == (manifest["media"], manifest["media"])
     assert calls == sorted(calls)
+
+
+def test_processes_that_draw_import_neither_torch_nor_transformers():
+    code = "import sys, tstar.data.miniature.world; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_item_depends_on_the_seed_but_not_on_how_many_others_there_are(world, tmp_path):

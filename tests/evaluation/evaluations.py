@@ -33,6 +33,12 @@ from tstar.vision import VisionConfig
 torch.set_num_threads(1)
 LIMIT = 120
 """Seconds after which an evaluation is taken to hang."""
+IMPORTED_WHERE_USED = (
+    *("open_clip", "torchvision.models.feature_extraction", "transformers.models.llama.modeling_llama"),
+    *("tstar.ops.conv_kernels", "tstar.ops.norm_kernels", "tstar.ops.scan_kernels"),
+    "torch.distributed.algorithms.ddp_comm_hooks",
+)
+"""What every evaluation imports when it first uses it."""
 
 
 def evaluate(
@@ -141,7 +147,7 @@ def serve():
 
     ``kill_at``: once so many answers are stored, all processes are killed.
     """
-    for module in ("numba", "transformers.models.llama.modeling_llama", "tstar.ops.scan_kernels"):
+    for module in IMPORTED_WHERE_USED:
         importlib.import_module(module)  # once, not in every fork
     print("ready", flush=True)
     for line in sys.stdin:

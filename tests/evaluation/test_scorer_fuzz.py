@@ -46,10 +46,8 @@ any_text = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", list_benchmarks())
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(response=any_text, reply=any_text)
-def test_any_response_gets_a_verdict_under_every_rule_set(name, response, reply):
+def check(name, response, reply):
+    """The response has a verdict under every rule set, with no reply of a judge and with this one."""
     benchmark = get_benchmark(name)
     items = benchmark.load(ANNOTATIONS[name.removeprefix("mini-")])
     options = {item.id: (*LETTERS[: len(item.options)], *item.options) for item in items}
@@ -71,3 +69,23 @@ def test_any_response_gets_a_verdict_under_every_rule_set(name, response, reply)
             for value, number in report.aggregate.items():
                 assert value in benchmark.counts | benchmark.ratings or -1 <= number <= 1
             assert Report.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize("name", [name for name in list_benchmarks() if not name.startswith("mini-")])
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(response=any_text, reply=any_text)
+def test_any_response_gets_a_verdict_under_every_rule_set(name, response, reply):
+    check(name, response, reply)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_benchmarks())
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(response=any_text, reply=any_text)
+def test_many_responses_get_one(name, response, reply):
+    check(name, response, reply)
+
+
+@pytest.mark.parametrize("name", [name for name in list_benchmarks() if name.startswith("mini-")])
+def test_a_miniature_suite_is_scored_as_its_format_is(name):
+    assert type(get_benchmark(name)) is type(get_benchmark(name.removeprefix("mini-")))

@@ -180,13 +180,14 @@ def test_operators_are_registered_as_pytorch_expects(stateful):
     torch.library.opcheck(conv_rows_backward, (*plain, True, True))
 
 
-def test_compiled_whole_in_a_checkpoint_under_autocast():
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_whole_in_a_checkpoint_under_autocast(compiler):
     inputs = conv_inputs(9, channels=16, dtype=torch.bfloat16)
     plain = with_gradients(
         causal_conv1d, inputs, torch.ones(2, 9, 16), activation="silu", return_final_state=True, backend="cpu"
     )
 
-    @torch.compile(fullgraph=True)
+    @torch.compile(fullgraph=True, backend=compiler)
     def compiled(**inputs):
         return causal_conv1d(**inputs, activation="silu", return_final_state=True)
 
@@ -296,10 +297,11 @@ def test_vendor_kernel_is_preferred_where_it_fits(vendor):
     assert len(calls) == 4
 
 
-def test_vendor_kernel_is_checked_before_it_is_compiled_in(vendor):
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_vendor_kernel_is_checked_before_it_is_compiled_in(vendor, compiler):
     vendor(vendor_fn)
     inputs = {name: tensor.detach() for name, tensor in conv_inputs(6).items()}
-    compiled = torch.compile(causal_conv1d, fullgraph=True)
+    compiled = torch.compile(causal_conv1d, fullgraph=True, backend=compiler)
     torch.testing.assert_close(compiled(**inputs, backend="cuda"), causal_conv1d(**inputs, backend="torch"))
 
 

@@ -115,9 +115,10 @@ def test_a_result_in_half_precision_is_the_wide_one_rounded():
     torch.testing.assert_close(*grads)
 
 
-def test_compiled_whole():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_whole(backend):
     buffer, weight, inputs, options = norm_inputs(5, 16, gate=True)
-    compiled = torch.compile(rms_norm_cpu, fullgraph=True)
+    compiled = torch.compile(rms_norm_cpu, fullgraph=True, backend=backend)
     results = []
     for run in (compiled, rms_norm_cpu):
         y = run(*inputs, **options)

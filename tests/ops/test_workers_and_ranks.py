@@ -95,6 +95,7 @@ os._exit(0)  # gloo's own threads now and then abort an interpreter that shuts d
 """
 
 
+@pytest.mark.slow  # two fresh Pythons; losses of two processes are held against one's in tests/stages/test_ddp_equals_one.py
 def test_gradients_of_two_ranks_are_the_mean_over_the_whole_batch(tmp_path):
     mixer = BidirectionalMambaMixer(32, 4)
     x, mask = torch.randn(2, 37, 32), torch.ones(2, 37, dtype=torch.bool)

@@ -35,6 +35,12 @@ from tstar.vision import VisionConfig
 torch.set_num_threads(1)
 LIMIT = 150
 """Seconds after which a training is taken to hang."""
+IMPORTED_WHERE_USED = (
+    *("open_clip", "torchvision.models.feature_extraction", "transformers.models.llama.modeling_llama"),
+    *("tstar.ops.conv_kernels", "tstar.ops.norm_kernels", "tstar.ops.scan_kernels", "tstar.ops.scan_kernels_backward"),
+    *("torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.checkpoint"),
+)
+"""What every training imports when it first uses it."""
 
 
 class Steps(Callback):
@@ -225,12 +231,7 @@ def process(rank, port, settings):
 
 def serve():
     """Fork the processes of a training for every line; say their exit statuses when all have ended."""
-    for module in (
-        "numba",
-        "transformers.models.llama.modeling_llama",
-        "torch.distributed.checkpoint",
-        "tstar.ops.scan_kernels",
-    ):
+    for module in IMPORTED_WHERE_USED:
         importlib.import_module(module)  # once, not in every fork
     print("ready", flush=True)
     for line in sys.stdin:

@@ -7,6 +7,7 @@ common settings come first, then ``per_stage``, then ``stages``.
 """
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -288,14 +289,15 @@ def _unknown(key: str, known: Any, path: str, recipe: Recipe) -> None:
     raise ConfigError(f"{place + ': ' if place else ''}unknown key '{path}.{key}'{suggest(key, known)}")
 
 
-def _parameters(kind: type) -> list[tuple[str, Any]]:
+@functools.cache  # of a table's models every stage asks for the same few classes
+def _parameters(kind: type) -> tuple[tuple[str, Any], ...]:
     """Settings a class takes, with their types."""
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return [(f.name, hints[f.name]) for f in fields(kind)]
+        return tuple((f.name, hints[f.name]) for f in fields(kind))
     hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     names = [n for n in inspect.signature(kind.__init__).parameters if n not in ("self", "kwargs", "args")]  # type: ignore[misc]
-    return [(n, next((a for a in get_args(hints.get(n)) if is_dataclass(a)), hints.get(n))) for n in names]
+    return tuple((n, next((a for a in get_args(hints.get(n)) if is_dataclass(a)), hints.get(n))) for n in names)
 
 
 def _parents(key: str) -> list[str]:

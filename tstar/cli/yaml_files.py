@@ -1,5 +1,7 @@
 """YAML read strictly: a key given twice is an error, and every value knows the file and line it came from."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -32,19 +34,25 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     if not path.is_file():
         raise ConfigError(f"no such config file: {path}")
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        lines: Lines = {}
-        if node is not None:
-            _check(node, path, "", lines)
-        data = {} if node is None else loader.construct_document(node)
+        data, lines = _parsed(path, path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a config must be a mapping of settings, found {type(data).__name__}")
-    return data, lines
+    return copy.deepcopy(data), dict(lines)
+
+
+@functools.lru_cache(maxsize=64)  # every model of a table lies over the same files
+def _parsed(path: Path, text: str) -> tuple[Any, Lines]:
+    """What a file with this text holds, and where its keys stand. Not to be changed: it is given out again."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    lines: Lines = {}
+    if node is not None:
+        _check(node, path, "", lines)
+    return {} if node is None else loader.construct_document(node), lines
 
 
 def parse_value(text: str) -> Any:

@@ -6,13 +6,14 @@ everything else is masked. The mask comes from character offsets on the rendered
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from tstar.data.annotations import Turn
 from tstar.errors import ConfigError, DataError, suggest
+
+if TYPE_CHECKING:  # the miniature world's drawing processes want templates and nothing heavy
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 """Label of a position that takes no part in the loss."""
@@ -143,13 +144,15 @@ def place_marker(turns: Sequence[Turn], has_visual: bool) -> list[Turn]:
 
 
 def tokenize_pieces(
-    pieces: Sequence[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase, learnt_tokens: Sequence[str] = ()
-) -> tuple[Tensor, Tensor]:
+    pieces: Sequence[tuple[str, bool]], tokenizer: "PreTrainedTokenizerBase", learnt_tokens: Sequence[str] = ()
+) -> "tuple[Tensor, Tensor]":
     """Rendered pieces to (input ids [L], labels [L]); the marker becomes one :data:`VISUAL` id.
 
     The text on either side of the marker is tokenized on its own; the tokenizer's own first token (BOS) comes once, at the start.
     Supervised are tokens of supervised pieces and those whose text is one of ``learnt_tokens``.
     """
+    import torch
+
     text = "".join(piece for piece, _ in pieces)
     supervised = []
     position = 0
@@ -175,7 +178,7 @@ def tokenize_pieces(
     return torch.tensor(ids), torch.tensor(labels)
 
 
-def _first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _first_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """What the tokenizer puts before any text: BOS or nothing."""
     plain = tokenizer("a", add_special_tokens=False).input_ids
     whole = tokenizer("a").input_ids
@@ -183,8 +186,8 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def tokenize_conversation(
-    turns: Sequence[Turn], has_visual: bool, template: Template, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Tensor, Tensor]:
+    turns: Sequence[Turn], has_visual: bool, template: Template, tokenizer: "PreTrainedTokenizerBase"
+) -> "tuple[Tensor, Tensor]":
     """A training conversation to (input ids [L], labels [L]).
 
     Raises:
@@ -200,11 +203,11 @@ def tokenize_prompt(
     question: str,
     has_visual: bool,
     template: Template,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     *,
     system: str = "",
     prefill: str = "",
-) -> Tensor:
+) -> "Tensor":
     """A question to the ids a model continues, [L], with one :data:`VISUAL` id if it has a visual."""
     (turn,) = place_marker([{"from": "human", "value": question}], has_visual)
     return tokenize_pieces([(template.prompt(turn["value"], system, prefill), False)], tokenizer)[0]

@@ -11,6 +11,11 @@ LONG, SHORT, IMAGE, TEXT = 11, 3, 1, 0
 BATCHES = {"short": [SHORT], "long": [LONG], "image": [IMAGE], "mixed": [SHORT, IMAGE, LONG, TEXT, IMAGE, SHORT]}
 
 
+def batches(*quick):
+    """Names of all batches; those that are not quick belong to the slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in BATCHES]
+
+
 VARIANTS = {
     "mamba1": {"ssm": "mamba1"},
     "mamba2": {"ssm": "mamba2"},
@@ -29,7 +34,11 @@ MEMBERS = [
 ]
 
 
-@pytest.fixture(params=MEMBERS)
+SLOW = "mamba2 per_frame"
+"""Of two options that the quick tests try one by one."""
+
+
+@pytest.fixture(params=[pytest.param(m, marks=pytest.mark.slow) if m.endswith(SLOW) else m for m in MEMBERS])
 def name(request):
     return request.param
 
@@ -46,7 +55,7 @@ def features(frame_counts, seed=0):
     return torch.randn(sum(frame_counts), GRID[0] * GRID[1], D_VISION, generator=generator)
 
 
-@pytest.mark.parametrize("batch", list(BATCHES))
+@pytest.mark.parametrize("batch", batches("mixed"))
 def test_token_counts_are_kept_and_values_are_finite(name, batch):
     compressor, frame_counts = build(name), BATCHES[batch]
     tokens = compressor(features(frame_counts), frame_counts)
@@ -118,7 +127,7 @@ WITHOUT_A_PAST = {("mambamia_taa", "image"): {"time_axis.mixer.A_log"}}
 """Parameters that one frame alone leaves still: nothing decays before the first step of a scan over frames."""
 
 
-@pytest.mark.parametrize("batch", list(BATCHES))
+@pytest.mark.parametrize("batch", batches("mixed", "image"))
 def test_a_gradient_reaches_every_parameter(name, batch):
     compressor, frame_counts = build(name).train(), BATCHES[batch]
     x = features(frame_counts).requires_grad_()

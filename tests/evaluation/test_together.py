@@ -75,7 +75,7 @@ def asked(folder, process=0):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_evaluation_killed_twice_at_random_leaves_the_file_of_one_that_nothing_stopped(run, whole, tmp_path, seed):
     complete = predictions(whole)
     total = sum(map(len, complete.values()))

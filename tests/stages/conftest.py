@@ -18,6 +18,9 @@ from tstar.stages import OptimizerConfig, VideoSFT
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 from tstar.vision import VisionConfig
 
+MAX_FRAMES = 6
+"""Of a clip; the tiny world's have up to 42."""
+
 
 class Losses(Callback):
     """Remembers the loss and the rate of every batch, and what it came with."""
@@ -56,7 +59,10 @@ def make_stage(miniature_parts):
 
 @pytest.fixture(scope="session")
 def train(tiny_world):
-    """A function that fits a stage on shards of the tiny world and returns its trainer; losses are in ``trainer.losses``."""
+    """A function that fits a stage on shards of the tiny world and returns its trainer; losses are in ``trainer.losses``.
+
+    Clips have ``MAX_FRAMES``, unless ``data`` are given: longer ones show nothing but their length.
+    """
 
     def fit(stage, shards="align", *, ckpt=None, callbacks=(), batch_size=4, limit=None, data=None, **settings):
         losses = Losses()
@@ -75,7 +81,11 @@ def train(tiny_world):
         )
         trainer.losses = losses
         data = data or ClipDataModule(
-            stage.processor(), [str(tiny_world / "shards" / shards)], batch_size=batch_size, limit=limit
+            stage.processor(),
+            [str(tiny_world / "shards" / shards)],
+            batch_size=batch_size,
+            limit=limit,
+            max_frames=MAX_FRAMES,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

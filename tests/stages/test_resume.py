@@ -33,7 +33,7 @@ def differ(first, second):
     return [name for name in first if not torch.equal(first[name], second[name])]
 
 
-@pytest.mark.parametrize("stop", [5, 6])
+@pytest.mark.parametrize("stop", [5, pytest.param(6, marks=pytest.mark.slow)])  # within an epoch, and at its end
 def test_muons_state_goes_on_too(stop, make_stage, train, tmp_path):
     run = {"lr": 5e-3, "optimizer": {"matrices": "muon"}}
     whole = make_stage(Align, **run)
@@ -89,7 +89,11 @@ def straight(make_stage, train):
     return {n: t.clone() for n, t in stage.lmm.state_dict().items()}, trainer.losses
 
 
-@pytest.mark.parametrize("stops", [(1,), (5,), (6,), (7,), (11,), (2, 6, 9)], ids=str)
+STOPS = [(5,), (2, 6, 9), *(pytest.param((step,), marks=pytest.mark.slow) for step in (1, 6, 7, 11))]
+"""After the sixth step an epoch ends."""
+
+
+@pytest.mark.parametrize("stops", STOPS, ids=str)
 def test_a_run_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(stops, straight, make_stage, train, tmp_path):
     weights, losses = straight
     values, samples, rates, checkpoint = [], [], [], None
@@ -117,7 +121,7 @@ def test_the_compressor_drops_out_in_these_runs(make_stage):
     assert any(m.p > 0 for m in stage.modules() if isinstance(m, torch.nn.Dropout))
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4))])
 def test_stops_with_accumulated_gradients_fall_between_optimizer_steps(stop, make_stage, train, tmp_path):
     settings = {"max_epochs": 2, "accumulate_grad_batches": 3, "batch_size": 2}  # 4 steps of 3 micro-batches an epoch
     whole = make_stage(VideoSFT, lr=2e-3)

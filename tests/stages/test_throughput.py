@@ -125,7 +125,8 @@ def rows_of(folder):
 def test_rates_are_in_the_metrics_and_agree_with_the_clock(make_stage, train, tiny_world, tmp_path):
     stage = make_stage(VideoSFT)
     world = tiny_world / "shards"
-    data = Late(stage.processor(), [str(world / "video_sft")], [str(world / "video_val")], batch_size=2)
+    shards = {"shards": [str(world / "video_sft")], "val_shards": [str(world / "video_val")]}
+    data = Late(stage.processor(), **shards, batch_size=2, max_frames=6)
     begun = time.perf_counter()
     train(
         stage,

@@ -222,7 +222,8 @@ def _drop_foreign(base: dict[str, Any], over: dict[str, Any], path: str, warn: C
         foreign = [key for key in OF_A_LANGUAGE_MODEL if key in base and key not in over]
         _drop(base, foreign, f"{path}: with {over['path']} the settings", warn)
     if _another(base, over, "class_path"):
-        known = {name for name, _ in _parameters(stage_class(over["class_path"], path))} if path == "model" else set()
+        kind: Any = stage_class(over["class_path"], path) if path == "model" else None
+        known = {name for name, _ in _parameters(kind)} if kind else set()
         dropped = [k for k in base.get("init_args") or {} if k not in known]
         for key in dropped:
             del base["init_args"][key]

@@ -176,7 +176,9 @@ def test_each_protocol_gives_its_numbers(small_case):
 
 
 def test_a_process_tells_mistakes_and_memory_and_shows_bugs(small_case, monkeypatch, capsys):
-    monkeypatch.setattr(profile_case, "limit_memory", lambda case: None)  # this process is the tests' own
+    monkeypatch.setattr(
+        profile_case, "limit_memory", lambda case: 12
+    )  # bytes that are free; this process is the tests' own
     monkeypatch.setattr(profile_case, "yield_first", lambda: None)
 
     def ended_by(error):
@@ -193,7 +195,7 @@ def test_a_process_tells_mistakes_and_memory_and_shows_bugs(small_case, monkeypa
     said = (
         "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
     )
-    assert ended_by(RuntimeError(said)) == {"status": "out of memory", "reason": said}
+    assert ended_by(RuntimeError(said)) == {"status": "out of memory", "reason": said, "free_bytes": 12}
     with pytest.raises(RuntimeError, match="size mismatch"):
         ended_by(RuntimeError("size mismatch"))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA"))

@@ -161,11 +161,19 @@ def test_nothing_measures_on_when_the_command_is_ended(workplace, number):
     pytest.fail("the child measures on")
 
 
+def test_a_case_whose_command_is_gone_before_it_begins_is_not_measured():
+    gone = {**os.environ, "TSTAR_PARENT": "1"}
+    child = [sys.executable, "-m", "tstar.reports.profile_child", "measure", "{}"]
+    ended = subprocess.run(child, env=gone, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "the command that wanted this measured is gone\n"
+
+
 def asks_to_be_ended(pid):
     """Whether a process runs that measures a case and has loaded PyTorch, long after it asked to end with its parent."""
     folder = Path("/proc", pid)
     try:
-        return b"profile_case" in (folder / "cmdline").read_bytes() and "libtorch" in (folder / "maps").read_text()
+        return b"profile_child" in (folder / "cmdline").read_bytes() and "libtorch" in (folder / "maps").read_text()
     except OSError:
         return False
 

@@ -20,7 +20,7 @@ from tstar.reports.profile_cases import CUT, FAILED, FREE, Case
 from tstar.stages.checkpoint_io import append_line
 
 RESULTS = "results.jsonl"
-PROGRAM = "tstar.reports.profile_case"
+PROGRAM = "tstar.reports.profile_child"
 KILLED = -9
 """Exit status of a process that the system ended, as it does where memory runs out."""
 CLEARLY_MORE = 1.1

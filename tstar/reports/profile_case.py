@@ -1,14 +1,11 @@
 """One case of ``tstar profile``, measured in a process of its own.
 
-    python -m tstar.reports.profile_case measure CASE
-
-is how :mod:`tstar.reports.profile` calls it; the last line it prints is JSON.
+Started by :mod:`tstar.reports.profile_child`; the last line it prints is JSON.
 """
 
 import contextlib
 import json
 import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +17,6 @@ from torch import nn
 from tstar.errors import TstarError
 from tstar.nn.precision import matmul_precision
 from tstar.reports.measured_cost import GIB, PeakMeter, Spread, free_bytes, repeated, seconds_of
-from tstar.reports.parent_process import stop_with_parent
 from tstar.reports.profile_cases import CUT, FAILED, FREE, RESET, Case
 from tstar.reports.profile_chain import Chain, UnreadableVideoError, build_chain
 
@@ -33,7 +29,6 @@ NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc
 def main(argv: list[str]) -> int:
     """Measure the case and print what was found."""
     begun = time.monotonic()
-    stop_with_parent()  # alone, it would disturb what is measured next
     case = Case.from_json(json.loads(argv[1]))
     yield_first()
     free = limit_memory(case)
@@ -180,7 +175,3 @@ def limit_memory(case: Case) -> int:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (asked or free, hard))
     return free
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -290,7 +290,7 @@ def test_a_command_is_stopped_when_the_queue_is_killed(tmp_path):
     """As ``tstar`` starts: asked by TSTAR_PARENT, it hears of the death of the process that started it."""
     child = """
 import time
-from tstar.cli.process import stop_with_parent
+from tstar.reports.parent_process import stop_with_parent
 stop_with_parent()
 print("up", flush=True)
 time.sleep(60)

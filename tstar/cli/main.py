@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from tstar.cli.arguments import add_commands
 from tstar.cli.parser import USER_MISTAKE, Parser
-from tstar.cli.process import keep_freed_memory, share_cores, stop_with_parent
+from tstar.cli.process import keep_freed_memory, share_cores
 from tstar.errors import ConfigError, TstarError, suggest
+from tstar.reports.parent_process import stop_with_parent
 
 WITH_SETTINGS = ("fit", "validate", "audit", "ablate", "plan", "profile")
 """Commands that take settings of the recipe beside their options."""

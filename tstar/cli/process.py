@@ -4,10 +4,6 @@ import ctypes
 import os
 import platform
 
-from tstar.reports.parent_process import stop_with_parent
-
-__all__ = ["keep_freed_memory", "share_cores", "stop_with_parent"]
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of the settings in malloc.h."""
 KEPT, IN_HEAP = 512 << 20, 32 << 20

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tstar.reports.claims import Claim, holder_of, take
 from tstar.reports.durations import duration
+from tstar.reports.parent_process import PARENT
 from tstar.stages.checkpoint_io import write_atomically
 
 WAIT_SECONDS = 5.0
@@ -98,7 +99,7 @@ class JobQueue:
             for name, value in os.environ.items()
             if name not in LAUNCHER_NAMES and not name.startswith(LAUNCHER_PREFIXES)
         }
-        self.environment = {**own, **(environment or {}), "TSTAR_PARENT": str(os.getpid())}
+        self.environment = {**own, **(environment or {}), PARENT: str(os.getpid())}
         self.outcome = Outcome()
         self._lock = threading.RLock()
         self._busy: set[str] = set()

@@ -92,7 +92,7 @@ def test_strategies_share_out_what_they_say(plans):
 def test_buckets_that_view_gradients_are_no_copy_and_fsdp_gathers_units(plans):
     view = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}}
     found = {}
-    for name, strategy in (("copy", "ddp"), ("view", view), ("fsdp", "fsdp")):
+    for name, strategy in (("copy", "ddp"), ("view", view), ("fsdp", {"class_path": "tstar.stages.FullySharded"})):
         planner, setup = plans.planned(VideoSFT, plans.stage_config(batch=1, trainer={"strategy": strategy}), devices=2)
         found[name], _, pieces = planner.training(setup, setup.parts, 1)
     assert found["copy"].communication == found["copy"].gradients
@@ -257,11 +257,9 @@ def test_precision_and_strategy_are_read_as_lightning_means_them():
     for given, strategy in (
         ("auto", "ddp"),
         ("ddp_find_unused_parameters_true", "ddp"),
-        ("fsdp", "fsdp"),
         ("deepspeed", "zero2"),
         ("deepspeed_stage_3", "zero3"),
         ({"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy", "init_args": {"stage": 3}}, "zero3"),
-        ({"class_path": "ModelParallelStrategy"}, "fsdp"),
         ({"class_path": "tstar.stages.FullySharded"}, "fsdp"),
         (
             {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}},
@@ -270,6 +268,9 @@ def test_precision_and_strategy_are_read_as_lightning_means_them():
     ):
         assert get_strategy(None, {"strategy": given}) == strategy
     assert get_strategy("zero2", {"strategy": "ddp"}) == "zero2"
+    for refused in ("fsdp_cpu_offload", {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}):
+        with pytest.raises(ConfigError, match=r"cannot keep tstar's checkpoints; tstar\.stages\.FullySharded does"):
+            get_strategy(None, {"strategy": refused})
     for wrong in ("64-true", "int8"):
         with pytest.raises(ConfigError, match=r"trainer\.precision"):
             get_precision(wrong)

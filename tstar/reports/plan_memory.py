@@ -24,6 +24,7 @@ from tstar.errors import ConfigError, suggest
 from tstar.nn.muon import hidden_matrices
 from tstar.reports.plan_parts import Parts
 from tstar.reports.plan_phases import Answering, Cost, Learning
+from tstar.stages.fully_sharded import other_slices
 from tstar.stages.optimizers import OptimizerConfig
 
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
@@ -85,8 +86,10 @@ def get_strategy(given: str | None, trainer: dict[str, Any]) -> str:
         return given
     asked, name = trainer.get("strategy") or "auto", strategy_name(trainer).lower()
     stage = (asked.get("init_args") or {}).get("stage", 2) if isinstance(asked, dict) else name.rpartition("_")[2]
-    if "fsdp" in name or "modelparallel" in name or "fullysharded" in name:
+    if name == "fullysharded":
         return "fsdp"
+    if "fsdp" in name or "modelparallel" in name:
+        raise other_slices(strategy_name(trainer))
     if name.startswith("deepspeed"):
         if str(stage) in ("1", "offload"):
             raise ConfigError(

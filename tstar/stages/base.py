@@ -20,7 +20,7 @@ from tstar.errors import ConfigError
 from tstar.language import LanguageConfig, VideoLMM
 from tstar.language.blocks import compile_blocks
 from tstar.stages.freezing import frozen_digest, train_only, trained_tensors
-from tstar.stages.fully_sharded import FullySharded, gathered, shard, whole_tensors
+from tstar.stages.fully_sharded import FullySharded, gathered, other_slices, shard, whole_tensors
 from tstar.stages.optimizers import OptimizerConfig, build_optimizer, check_whole_matrices
 from tstar.stages.step_loss import HeldOutLoss, StepLoss
 from tstar.stages.weights import import_part
@@ -146,10 +146,7 @@ class Stage(LightningModule):
         _ = self.frozen_digest  # while every tensor is whole and of the type it was loaded in
         strategy = self.trainer.strategy
         if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)) and not isinstance(strategy, FullySharded):
-            raise ConfigError(
-                f"trainer.strategy {type(strategy).__name__} cannot keep tstar's checkpoints; tstar.stages.FullySharded does what "
-                "it does (configs/trainer/fsdp.yaml)"
-            )
+            raise other_slices(type(strategy).__name__)
         if self.compiled:
             compile_blocks(self.lmm.language.model)
         if isinstance(strategy, (FullySharded, DeepSpeedStrategy)):

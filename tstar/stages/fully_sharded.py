@@ -17,11 +17,24 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from tstar.errors import ConfigError
 from tstar.language import VideoLMM
 from tstar.language.blocks import language_blocks
 from tstar.nn.weight_decay import exempt_from_weight_decay
 from tstar.stages.checkpoint_io import load_checkpoint
 from tstar.stages.freezing import trained_tensors
+
+
+def other_slices(strategy: str) -> ConfigError:
+    """That Lightning's own ways to keep slices are refused.
+
+    Args:
+        strategy: name of one.
+    """
+    return ConfigError(
+        f"trainer.strategy {strategy} cannot keep tstar's checkpoints; tstar.stages.FullySharded does what it does "
+        "(configs/trainer/fsdp.yaml)"
+    )
 
 
 class FullySharded(ModelParallelStrategy):

@@ -1,5 +1,11 @@
-"""Small worlds and models that several rooms' tests share; each is built once a session."""
+"""Small worlds, models and quickly started processes that several rooms' tests share; each is built once a session."""
 
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +31,49 @@ WRITING = [
 ]
 
 torch.set_num_threads(1)  # with tensors this small, threads wait for one another more than they work
+
+
+class Forks:
+    """Runs functions of files in processes of their own, forks of one that has imported everything; see ``fork_server.py``."""
+
+    def __init__(self):
+        server = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        # without a buffer, what can be read is in the pipe
+        self.server = subprocess.Popen(
+            server, bufsize=0, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.running = []
+
+    def start(self, program: Path, function: str, settings: dict, outputs: list[Path], limit: float = 150) -> list[int]:
+        """Numbers of new processes that call the function, as many as there are files for what each says."""
+        if self.running:  # a test that failed did not wait for them
+            for process in self.running:
+                os.kill(process, signal.SIGKILL)
+            self.statuses()
+        names = [str(path) for path in outputs]
+        asked = {"program": str(program), "function": function, "settings": settings, "outputs": names, "limit": limit}
+        self.server.stdin.write(f"{json.dumps(asked)}\n".encode())
+        self.running = json.loads(self.server.stdout.readline())
+        return self.running
+
+    def over(self) -> bool:
+        """Whether all have ended."""
+        return bool(select.select([self.server.stdout], [], [], 0)[0])
+
+    def statuses(self) -> list[int]:
+        """Exit statuses of the processes, when all have ended."""
+        ended = json.loads(self.server.stdout.readline())
+        self.running = []
+        return ended
+
+
+@pytest.fixture(scope="session")
+def forks():
+    started = Forks()
+    yield started
+    started.server.stdin.close()
+    started.server.wait()
 
 
 @pytest.fixture(scope="session")

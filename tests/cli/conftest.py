@@ -1,44 +1,10 @@
 """What the tests of the command share."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-class Commands:
-    """Starts commands quickly, one at a time, by forks of a process that has imported everything."""
-
-    def __init__(self):
-        program = Path(__file__).with_name("commands_in_forks.py")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.server = subprocess.Popen([sys.executable, str(program)], env=environment, **pipes)
-        assert self.server.stdout.readline() == "ready\n"
-
-    def start(self, *argv, log):
-        """Process number of a new command in this folder, which leads a session; what it says is added to the log."""
-        line = {"argv": argv, "cwd": str(Path.cwd()), "log": str(log)}
-        self.server.stdin.write(f"{json.dumps(line)}\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def ended(self):
-        """Exit status of the command, when it has one."""
-        return int(self.server.stdout.readline())
-
-
-@pytest.fixture(scope="session")
-def commands():
-    started = Commands()
-    yield started
-    started.server.stdin.close()
-    started.server.wait()
 
 
 @pytest.fixture
@@ -53,3 +19,11 @@ def workplace(tmp_path, tiny_world, miniature_parts, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def one_suite(workplace):
+    """Settings that have one suite asked; a mapping alone would be laid over the recipe's."""
+    (workplace / "no_suites.yaml").write_text("evaluation: {benchmarks: {}}\n")
+    suite = "data_shards/miniature/benchmarks/mini-mlvu"
+    return ["--config", "no_suites.yaml", "--evaluation.benchmarks.mini-mlvu", suite]

@@ -38,18 +38,10 @@ TWO_STAGE = ["--config", "stages/two_stage.yaml", *SMALL, "--stages.video_sft.da
 # one thread: with several, the math library may split its sums differently under load, in the last bit
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 STAGES = ["projector", "image_sft", "align", "video_sft"]
-MLVU = "data_shards/miniature/benchmarks/mini-mlvu"
 
 
 def tstar(*arguments):
     return subprocess.run([str(TSTAR), *arguments], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-
-
-@pytest.fixture
-def one_suite(workplace):
-    """Settings that have one suite asked; a mapping alone would be laid over the recipe's."""
-    (workplace / "no_suites.yaml").write_text("evaluation: {benchmarks: {}}\n")
-    return ["--config", "no_suites.yaml", "--evaluation.benchmarks.mini-mlvu", MLVU]
 
 
 def weights(run):
@@ -61,7 +53,7 @@ def weights(run):
 
 @pytest.mark.parametrize("killed_in", [STAGES[2:], pytest.param(STAGES, marks=pytest.mark.slow)], ids=["two", "all"])
 def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the_same(
-    workplace, killed_in, commands, one_suite, capsys
+    workplace, killed_in, forks, one_suite, capsys
 ):
     whole = tstar("fit", *TWO_STAGE, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
@@ -80,7 +72,7 @@ def test_fit_and_validate_run_the_whole_path_and_a_run_killed_in_stages_ends_the
     check_predictions(run)
     check_metrics(run)
 
-    kill_once_in(killed_in, commands, ["fit", *TWO_STAGE, "--name", "killed", *one_suite])
+    kill_once_in(killed_in, forks, ["fit", *TWO_STAGE, "--name", "killed", *one_suite])
     assert [path.parent.name for path in Path("runs/killed").glob("predictions/*/full.jsonl")] == ["mini-mlvu"]
     events = [json.loads(line) for line in (workplace / "runs" / "killed" / "events.jsonl").read_text().splitlines()]
     assert [e["stage"] for e in events if e["event"] == "stage finished"] == STAGES
@@ -209,23 +201,29 @@ def check_what_cannot_be_asked(checkpoint, workplace):
     assert sorted(p.stem for p in (workplace / "damaged" / "predictions" / "mini-mlvu").iterdir()) == ["blind", "full"]
 
 
-def kill_once_in(stages, commands, command):
+def kill_once_in(stages, forks, command):
     """SIGKILL a run as soon as each of these stages has a checkpoint; the same command plus --ckpt goes on, to the run's end."""
-    run, log = Path("runs/killed"), Path("killed.log")
+    run, log = Path("runs/killed"), Path("killed.log").absolute()
+
+    def start(*argv):
+        settings = {"argv": [*command, *argv], "cwd": str(Path.cwd())}
+        (process,) = forks.start(Path(__file__).with_name("command.py"), "command", settings, [log], limit=600)
+        return process
+
     for stage in stages:
         folder = run / f"{STAGES.index(stage) + 1}-{stage}"
-        process = commands.start(*command, *(["--ckpt"] if run.exists() else []), log=log.absolute())
+        process = start(*(["--ckpt"] if run.exists() else []))
         until = time.monotonic() + 120
         while not list((folder / "checkpoints").glob("step=*.ckpt")):
             assert time.monotonic() < until, log.read_text()
             os.kill(process, 0)  # fails where it has ended by itself
             time.sleep(0.02)
         os.killpg(process, signal.SIGKILL)
-        assert commands.ended() == -signal.SIGKILL, log.read_text()
+        assert forks.statuses() == [-signal.SIGKILL], log.read_text()
         assert not (folder / "done.json").exists(), f"{stage} was over before it was killed"
     before = len(log.read_text())
-    commands.start(*command, "--ckpt", log=log.absolute())
-    assert commands.ended() == 0, log.read_text()
+    start("--ckpt")
+    assert forks.statuses() == [0], log.read_text()
     assert "going on from" in log.read_text()[before:]
 
 

@@ -115,13 +115,21 @@ def test_a_folder_of_deepspeed_is_not_gone_on_from_in_silence(workplace, one_lin
 
 
 @pytest.mark.slow
-def test_every_stage_trains_in_slices_and_every_process_evaluates(workplace):
-    suites = "--evaluation.benchmarks={mini-mlvu: data_shards/miniature/benchmarks/mini-mlvu}"
+def test_every_stage_trains_in_slices_and_every_process_evaluates(workplace, one_suite):
     sliced = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--model.init_args.optimizer.matrices=adam"]
-    sizes = ["--data.batch_size=2", "--stages.video_sft.data.batch_size=1", suites, "--trainer.max_epochs=1"]
+    sizes = ["--data.batch_size=2", "--stages.video_sft.data.batch_size=1", "--trainer.max_epochs=1"]
     sizes += ["--evaluation.max_frames=4", "--evaluation.validation_items=4"]
     files = ["--config", "stages/two_stage.yaml", "--config", "configs/trainer/fsdp.yaml"]
-    command = [str(Path(sys.executable).with_name("tstar")), "fit", *files, "--name", "slices", *sliced, *sizes]
+    command = [
+        str(Path(sys.executable).with_name("tstar")),
+        "fit",
+        *files,
+        "--name",
+        "slices",
+        *one_suite,
+        *sliced,
+        *sizes,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

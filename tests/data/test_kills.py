@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +19,6 @@ SAMPLES, BATCH, EPOCHS = 61, 4, 3
 STEPS = SAMPLES // BATCH * EPOCHS
 TURNS = ({"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"})
 PROGRAM = Path(__file__).with_name("training_to_be_killed.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -32,36 +29,28 @@ def shards(tmp_path_factory):
     return str(root / "set")
 
 
-class Trainings:
-    """Starts trainings quickly, by forks of a process that has imported everything."""
+@pytest.fixture(scope="module")
+def start(shards, forks):
+    """A function that starts a training; returns the number of its first process."""
 
-    def __init__(self):
-        self.server = subprocess.Popen(
-            [sys.executable, str(PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert self.server.stdout.readline() == "ready\n"
+    def begin(folder, devices=1, **settings):
+        settings = {"shards": shards, "folder": str(folder), "devices": devices, **settings}
+        outputs = [folder / f"output.{rank}" for rank in range(devices)]
+        return forks.start(PROGRAM, "train", settings, outputs, limit=120)[0]
 
-    def start(self, **settings):
-        """Process number of a new training."""
-        self.server.stdin.write(f"{json.dumps(settings)}\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def ended(self):
-        """Exit status of the training, when it has one."""
-        return int(self.server.stdout.readline())
+    return begin
 
 
 @pytest.fixture(scope="module")
-def trainings():
-    started = Trainings()
-    yield started
-    started.server.stdin.close()
-    started.server.wait()
+def train(start, forks):
+    """A function that has a training done; returns its folder."""
+
+    def whole(folder, **settings):
+        start(folder, **settings)
+        assert not any(forks.statuses())
+        return folder
+
+    return whole
 
 
 def steps_of(folder, rank=0):
@@ -78,21 +67,19 @@ def by_step(steps):
 
 
 @pytest.fixture(scope="module")
-def whole(shards, trainings, tmp_path_factory):
+def whole(train, tmp_path_factory):
     """A training that nobody disturbed: samples by step, and weights."""
-    folder = tmp_path_factory.mktemp("whole")
-    trainings.start(shards=shards, folder=str(folder))
-    assert trainings.ended() == 0
+    folder = train(tmp_path_factory.mktemp("whole"))
     return by_step(steps_of(folder)), torch.load(folder / "weights.pt", weights_only=True)
 
 
-def test_ten_kills_at_random_steps_change_neither_samples_nor_weights(shards, trainings, whole, tmp_path):
+def test_ten_kills_at_random_steps_change_neither_samples_nor_weights(start, forks, whole, tmp_path):
     rng = np.random.default_rng(0)
     kills = 0
     while True:
         lines = len(steps_of(tmp_path)) if (tmp_path / "log.0").exists() else 0
         target = lines + int(rng.integers(3, 8))  # a checkpoint is written every two steps
-        process = trainings.start(shards=shards, folder=str(tmp_path), workers=kills % 3, pause=0.03)
+        process = start(tmp_path, workers=kills % 3, pause=0.03)
         deadline = time.monotonic() + 120
         while kills < 10 and time.monotonic() < deadline:
             if (tmp_path / "log.0").exists() and len(steps_of(tmp_path)) >= target:
@@ -100,7 +87,7 @@ def test_ten_kills_at_random_steps_change_neither_samples_nor_weights(shards, tr
                 os.kill(process, signal.SIGKILL)
                 break
             time.sleep(0.003)
-        status = trainings.ended()
+        (status,) = forks.statuses()
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -114,35 +101,29 @@ def test_ten_kills_at_random_steps_change_neither_samples_nor_weights(shards, tr
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(shards, trainings, whole, tmp_path, workers):
-    trainings.start(shards=shards, folder=str(tmp_path), workers=workers)
-    assert trainings.ended() == 0
+def test_workers_change_nothing(train, whole, tmp_path, workers):
+    train(tmp_path, workers=workers)
     assert by_step(steps_of(tmp_path)) == whole[0]
     assert torch.equal(torch.load(tmp_path / "weights.pt", weights_only=True), whole[1])
 
 
-def test_a_run_goes_on_with_two_processes_where_one_stopped(shards, trainings, whole, tmp_path):
-    trainings.start(shards=shards, folder=str(tmp_path), max_steps=18)
-    assert trainings.ended() == 0
-    first = by_step(steps_of(tmp_path))
-    trainings.start(shards=shards, folder=str(tmp_path), devices=2, batch=BATCH // 2)
-    assert trainings.ended() == 0
+def test_a_run_goes_on_with_two_processes_where_one_stopped(train, whole, tmp_path):
+    first = by_step(steps_of(train(tmp_path, max_steps=18)))
+    train(tmp_path, devices=2, batch=BATCH // 2)
     ranks = [by_step(steps_of(tmp_path, rank)) for rank in (0, 1)]
     together = {step: ranks[0][step] + ranks[1][step] for step in range(18, STEPS)}
     assert {**first, **together} == whole[0]
     torch.testing.assert_close(torch.load(tmp_path / "weights.pt", weights_only=True), whole[1])
 
 
-def test_a_mixture_is_gone_on_with_exactly(shards, trainings, tmp_path):
+def test_a_mixture_is_gone_on_with_exactly(train, tmp_path):
     data = {"sizes": [37]}
     folders = [tmp_path / name for name in ("whole", "stopped")]
     for folder in folders:
         folder.mkdir()
-    trainings.start(shards=shards, folder=str(folders[0]), data=data)
-    assert trainings.ended() == 0
+    train(folders[0], data=data)
     for max_steps in (12, -1):
-        trainings.start(shards=shards, folder=str(folders[1]), data=data, max_steps=max_steps)
-        assert trainings.ended() == 0
+        train(folders[1], data=data, max_steps=max_steps)
     whole, stopped = (by_step(steps_of(folder)) for folder in folders)
     assert stopped == whole
     assert len(whole) == 37 // BATCH * EPOCHS

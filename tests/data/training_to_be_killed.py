@@ -1,15 +1,9 @@
 """A small training that ``test_kills.py`` starts, kills and goes on with. Not a test.
 
-    python training_to_be_killed.py      reads lines of JSON settings, forks the processes of a training for each
-
 Every step's samples go into ``FOLDER/log.<rank>`` before the step, the weights into ``FOLDER/weights.pt`` after the last.
 """
 
-import faulthandler
 import json
-import os
-import socket
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,10 +15,6 @@ from tstar.data.batch import Sample
 from tstar.data.datamodule import ClipDataModule
 from tstar.stages.callbacks import resume_checkpoints
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO, newest_verified
-
-torch.set_num_threads(1)
-LIMIT = 120
-"""Seconds after which a training is taken to hang."""
 
 
 class Toy(LightningModule):
@@ -80,43 +70,3 @@ def train(shards, folder, workers=0, devices=1, batch=4, epochs=3, max_steps=-1,
     trainer.fit(stage, datamodule=module, ckpt_path=str(found) if found else None)
     if trainer.is_global_zero:
         torch.save(stage.weight.detach(), folder / "weights.pt")
-
-
-def process(rank, port, settings):
-    """What a forked process does: with several, as Lightning's launcher starts them."""
-    devices = settings.get("devices", 1)
-    if devices > 1:
-        here = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "WORLD_SIZE": devices,
-            "NODE_RANK": 0,
-            "LOCAL_RANK": rank,
-        }
-        os.environ.update({name: str(value) for name, value in here.items()})
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
-    train(**settings)
-
-
-def serve():
-    """Fork a training for every line; say its first process's number, and its exit status when all have ended."""
-    print("ready", flush=True)
-    for line in sys.stdin:
-        settings = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in range(settings.get("devices", 1)):
-            child = os.fork()
-            if child == 0:
-                process(rank, port, settings)
-                os._exit(0)
-            children.append(child)
-        print(children[0], flush=True)
-        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(next((status for status in ended if status), 0), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

@@ -3,8 +3,8 @@
 import json
 import os
 import random
-import subprocess
-import sys
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,16 +18,12 @@ TIMES = ("seconds",)
 
 
 @pytest.fixture(scope="module")
-def run(miniature_parts, tiny_world, tmp_path_factory):
-    """A function that evaluates in so many processes; returns the folder and the exit statuses."""
-    here = Path(__file__).parent
-    # started so, the processes that decode import none of what the program does
-    program = f"import sys; sys.path.insert(0, {str(here)!r}); import evaluations; evaluations.serve()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
-    assert server.stdout.readline() == "ready\n"
+def run(forks, miniature_parts, tiny_world, tmp_path_factory):
+    """A function that evaluates in so many processes, and kills them once ``kill_at`` answers are stored; returns the folder and
+    the exit statuses."""
+    program = Path(__file__).with_name("evaluations.py")
 
-    def evaluate(folder=None, *, devices=1, ends=True, evaluation=None, **settings):
+    def evaluate(folder=None, *, devices=1, ends=True, kill_at=None, evaluation=None, **settings):
         folder = folder or tmp_path_factory.mktemp("evaluation")
         suites = {name: str(tiny_world / "benchmarks" / name) for name in SUITES}
         given = {"benchmarks": suites, "fps": 1, "max_frames": 4, "max_new_tokens": 2, "batch_size": 3}
@@ -36,16 +32,24 @@ def run(miniature_parts, tiny_world, tmp_path_factory):
         if "shards" in settings:
             settings |= {"model": "", "complete": False, "shards": str(tiny_world / "shards" / settings["shards"])}
         everything = {"folder": str(folder), "models": str(miniature_parts), "evaluation": given, "devices": devices}
-        server.stdin.write(json.dumps(everything | settings) + "\n")
-        server.stdin.flush()
-        ended = json.loads(server.stdout.readline())
-        logs = [(folder / f"log.{rank}").read_text()[-3000:] for rank in range(devices)]
-        assert not ends or not any(ended), logs
+        outputs = [folder / f"output.{rank}" for rank in range(devices)]
+        processes = forks.start(program, "evaluate", everything | settings, outputs, limit=120)
+        while kill_at is not None and not forks.over():
+            if stored_lines(folder) >= kill_at:
+                for process in processes:
+                    os.kill(process, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        ended = forks.statuses()
+        assert not ends or not any(ended), [path.read_text()[-3000:] for path in outputs]
         return folder, ended
 
-    yield evaluate
-    server.stdin.close()
-    server.wait()
+    return evaluate
+
+
+def stored_lines(folder):
+    """Lines of all prediction files."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("predictions/*/*.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -141,4 +145,4 @@ def test_answers_that_are_not_on_this_machine_are_no_missing_ones(run, tmp_path)
     """The first process does not see the other's files, as on nodes that share no folder."""
     _, ended = run(tmp_path, devices=2, ends=False, hide=True)
     assert ended[0] == 1
-    assert "have to share the run's folder" in (tmp_path / "log.0").read_text()
+    assert "have to share the run's folder" in (tmp_path / "output.0").read_text()

@@ -1,9 +1,6 @@
 """Stages over the tiny world, and a trainer that does nothing but train."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -106,38 +103,26 @@ def snapshot():
 
 
 @pytest.fixture(scope="session")
-def train_on(miniature_parts, tiny_world, tmp_path_factory):
+def train_on(forks, miniature_parts, tiny_world, tmp_path_factory):
     """A function that trains on so many processes; returns the folder, with ``steps`` (losses, tokens, ...) and ``weights``."""
     program = Path(__file__).with_name("training_on_several.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, str(program)], env=environment, **pipes)
-    assert server.stdout.readline() == "ready\n"
 
     def run(devices=1, *, fails=False, shards="video_sft", folder=None, **settings):
         folder = folder or tmp_path_factory.mktemp("training")
         names = [shards] if isinstance(shards, str) else shards
         places = [str(tiny_world / "shards" / name) for name in names]
-        settings = {
-            "folder": str(folder),
-            "models": str(miniature_parts),
-            "shards": places,
-            "devices": devices,
-            **settings,
-        }
-        server.stdin.write(f"{json.dumps(settings)}\n")
-        server.stdin.flush()
-        ended = json.loads(server.stdout.readline())
-        logs = [(folder / f"log.{rank}").read_text()[-3000:] for rank in range(devices)]
+        given = {"folder": str(folder), "models": str(miniature_parts), "shards": places, "devices": devices}
+        outputs = [folder / f"output.{rank}" for rank in range(devices)]
+        forks.start(program, "train", given | settings, outputs)
+        ended = forks.statuses()
+        said = [path.read_text()[-3000:] for path in outputs]
         if fails:
             assert all(ended)
-            return logs
-        assert not any(ended), logs
+            return said
+        assert not any(ended), said
         return Trained(folder)
 
-    yield run
-    server.stdin.close()
-    server.wait()
+    return run
 
 
 @pytest.fixture(scope="session")

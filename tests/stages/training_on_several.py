@@ -1,18 +1,11 @@
-"""Small trainings in one or several processes, which the tests of devices start. Not a test.
-
-    python training_on_several.py      reads lines of JSON settings, forks the processes of a training for each, says how they ended
+"""A small training in one or several processes, which the tests of devices start. Not a test.
 
 What is trained is a plan: for every micro-batch, for every process, its samples. ``5`` is sample 5 of the shards, ``t5`` its text
 alone, ``u5`` the same with no token supervised. Without a plan the batches are those of the DataModule.
 """
 
-import faulthandler
-import importlib
 import json
-import os
 import signal
-import socket
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -31,16 +24,6 @@ from tstar.language.splice import IGNORE, VISUAL
 from tstar.stages.callbacks import GracefulStop, resume_checkpoints
 from tstar.stages.checkpoint_io import VerifiedCheckpointIO
 from tstar.vision import VisionConfig
-
-torch.set_num_threads(1)
-LIMIT = 150
-"""Seconds after which a training is taken to hang."""
-IMPORTED_WHERE_USED = (
-    *("open_clip", "torchvision.models.feature_extraction", "transformers.models.llama.modeling_llama"),
-    *("tstar.ops.conv_kernels", "tstar.ops.norm_kernels", "tstar.ops.scan_kernels", "tstar.ops.scan_kernels_backward"),
-    *("torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.checkpoint"),
-)
-"""What every training imports when it first uses it."""
 
 
 class Steps(Callback):
@@ -208,56 +191,3 @@ def train(
         )
         numbers["received"] = stop.received
         (folder / "steps.json").write_text(json.dumps(numbers))
-
-
-def process(rank, port, settings):
-    """What a forked process does, its errors into a file."""
-    devices = settings.get("devices", 1)
-    if devices > 1:
-        here = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "WORLD_SIZE": devices,
-            "NODE_RANK": 0,
-            "LOCAL_RANK": rank,
-        }
-        os.environ.update({name: str(value) for name, value in here.items()})
-    log = os.open(Path(settings["folder"]) / f"log.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
-    train(**settings)
-
-
-def serve():
-    """Fork the processes of a training for every line; say their exit statuses when all have ended."""
-    for module in IMPORTED_WHERE_USED:
-        importlib.import_module(module)  # once, not in every fork
-    print("ready", flush=True)
-    for line in sys.stdin:
-        settings = json.loads(line)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = []
-        for rank in range(settings.get("devices", 1)):
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    process(rank, port, settings)
-                    status = 0
-                except BaseException:
-                    import traceback
-
-                    traceback.print_exc()
-                finally:
-                    sys.stderr.flush()
-                    os._exit(status)
-            children.append(child)
-        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(ended), flush=True)
-
-
-if __name__ == "__main__":
-    serve()

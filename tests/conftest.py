@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,19 +48,31 @@ class Forks:
 
     def start(self, program: Path, function: str, settings: dict, outputs: list[Path], limit: float = 150) -> list[int]:
         """Numbers of new processes that call the function, as many as there are files for what each says."""
-        if self.running:  # a test that failed did not wait for them
-            for process in self.running:
-                os.kill(process, signal.SIGKILL)
-            self.statuses()
+        self.end()  # what a test that failed did not wait for
         names = [str(path) for path in outputs]
         asked = {"program": str(program), "function": function, "settings": settings, "outputs": names, "limit": limit}
         self.server.stdin.write(f"{json.dumps(asked)}\n".encode())
-        self.running = json.loads(self.server.stdout.readline())
-        return self.running
+        answer = json.loads(self.server.stdout.readline())
+        assert isinstance(answer, list), answer
+        self.running = answer
+        return answer
 
     def over(self) -> bool:
         """Whether all have ended."""
         return bool(select.select([self.server.stdout], [], [], 0)[0])
+
+    def kill(self) -> None:
+        """End those that still run."""
+        if not self.over():
+            for process in self.running:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill what runs and wait until it has ended."""
+        if self.running:
+            self.kill()
+            self.statuses()
 
     def statuses(self) -> list[int]:
         """Exit statuses of the processes, when all have ended."""
@@ -72,6 +85,7 @@ class Forks:
 def forks():
     started = Forks()
     yield started
+    started.end()
     started.server.stdin.close()
     started.server.wait()
 

@@ -1,7 +1,7 @@
 """Runs functions in forks of a process that has imported everything, for the tests of whole processes. Not a test.
 
     python fork_server.py      reads lines of JSON; for each, forks the processes, says their numbers in a line, and their exit
-                               statuses in another when all have ended
+                               statuses in another when all have ended; or, in one, why there is no such function
 
 A line names a ``function`` of a ``program`` (a file), its ``settings``, for every process the file that gets what it says
 (``outputs``), and the seconds after which it is taken to hang (``limit``). Several processes find one another as those that
@@ -15,10 +15,12 @@ import json
 import os
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 IMPORTED_WHERE_USED = (
-    *("tstar.cli.fit", "tstar.cli.stage_cli", "tstar.cli.validate", "tstar.evaluation.callbacks"),
+    *("tstar.cli.fit", "tstar.cli.stage_cli", "tstar.cli.validate"),
+    *("tstar.evaluation.callbacks", "tstar.stages.callbacks"),
     *("open_clip", "torchvision.models.feature_extraction", "transformers.models.llama.modeling_llama"),
     *("tstar.ops.conv_kernels", "tstar.ops.norm_kernels", "tstar.ops.scan_kernels", "tstar.ops.scan_kernels_backward"),
     *("torch.distributed.algorithms.ddp_comm_hooks", "torch.distributed.checkpoint"),
@@ -64,8 +66,6 @@ def fork(function, settings: dict, outputs: list, limit: float) -> list[int]:
                     join(rank, len(outputs), port)
                 status = run(function, settings, output, limit)
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()
@@ -75,6 +75,12 @@ def fork(function, settings: dict, outputs: list, limit: float) -> list[int]:
     return children
 
 
+def exit_status(child: int) -> int:
+    """When it has ended; its number stays its own, so that whoever kills it until then kills no other."""
+    ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
 def serve() -> None:
     """Answer every line."""
     for module in IMPORTED_WHERE_USED:
@@ -82,10 +88,16 @@ def serve() -> None:
     importlib.import_module("torch").set_num_threads(1)
     for line in sys.stdin:
         asked = json.loads(line)
-        function = function_of(asked["program"], asked["function"])
+        try:
+            function = function_of(asked["program"], asked["function"])
+        except Exception:
+            print(json.dumps(traceback.format_exc()), flush=True)
+            continue
         children = fork(function, asked["settings"], asked["outputs"], asked["limit"])
         print(json.dumps(children), flush=True)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+        print(json.dumps([exit_status(child) for child in children]), flush=True)
+        for child in children:
+            os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

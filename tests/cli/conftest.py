@@ -1,8 +1,13 @@
 """What the tests of the command share."""
 
+import json
 from pathlib import Path
 
 import pytest
+
+from tstar.reports import profile
+from tstar.reports.profile_case import measure
+from tstar.reports.profile_cases import Case
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +32,17 @@ def one_suite(workplace):
     (workplace / "no_suites.yaml").write_text("evaluation: {benchmarks: {}}\n")
     suite = "data_shards/miniature/benchmarks/mini-mlvu"
     return ["--config", "no_suites.yaml", "--evaluation.benchmarks.mini-mlvu", suite]
+
+
+@pytest.fixture
+def profiled(monkeypatch):
+    """Cases that ``tstar profile`` measures, in this process."""
+    found = []
+
+    def here(program, name, settings, environment, time_limit):
+        case = Case.from_json(json.loads(json.dumps(settings)))
+        found.append(case)
+        return json.loads(json.dumps(measure(case)))
+
+    monkeypatch.setattr(profile, "run_child", here)
+    return found

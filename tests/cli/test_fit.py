@@ -216,7 +216,7 @@ def kill_once_in(stages, forks, command):
         until = time.monotonic() + 120
         while not list((folder / "checkpoints").glob("step=*.ckpt")):
             assert time.monotonic() < until, log.read_text()
-            os.kill(process, 0)  # fails where it has ended by itself
+            assert not forks.over(), log.read_text()
             time.sleep(0.02)
         os.killpg(process, signal.SIGKILL)
         assert forks.statuses() == [-signal.SIGKILL], log.read_text()

@@ -53,6 +53,10 @@ def test_people_get_a_line_for_each_thing_and_the_settings(workplace, capsys):
         (["--devices", "0"], "--devices must be at least 1"),
         (["--trainer.precision", "64-true"], "trainer.precision '64-true' cannot be planned"),
         (["--trainer.strategy", "xla"], "trainer.strategy 'xla' cannot be planned"),
+        (
+            ["--trainer.strategy", "fsdp"],
+            "trainer.strategy fsdp cannot keep tstar's checkpoints; tstar.stages.FullySharded",
+        ),
         (["--model.init_args.compressor.query_interval", "7"], "compressor.query_interval must be a divisor of the 36"),
         (["--model.init_args.language.path", "nowhere/at/all"], "language.path 'nowhere/at/all'"),
         (["--model.init_args.vision.model", "convnext_huge_d"], "unknown vision.model 'convnext_huge_d'"),

@@ -41,13 +41,18 @@ def start(shards, forks):
     return begin
 
 
+def said(folder):
+    """The end of what every process wrote."""
+    return [path.read_text()[-3000:] for path in sorted(folder.glob("output.*"))]
+
+
 @pytest.fixture(scope="module")
 def train(start, forks):
     """A function that has a training done; returns its folder."""
 
     def whole(folder, **settings):
         start(folder, **settings)
-        assert not any(forks.statuses())
+        assert not any(forks.statuses()), said(folder)
         return folder
 
     return whole
@@ -90,7 +95,7 @@ def test_ten_kills_at_random_steps_change_neither_samples_nor_weights(start, for
         (status,) = forks.statuses()
         if status == 0:
             break
-        assert status == -signal.SIGKILL
+        assert status == -signal.SIGKILL, said(tmp_path)
         kills += 1
     assert kills == 10
     steps, weights = whole

@@ -1,9 +1,7 @@
 """Evaluations that are killed, and evaluations by several processes: nothing is asked twice, and the files are those of one run."""
 
 import json
-import os
 import random
-import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -33,11 +31,10 @@ def run(forks, miniature_parts, tiny_world, tmp_path_factory):
             settings |= {"model": "", "complete": False, "shards": str(tiny_world / "shards" / settings["shards"])}
         everything = {"folder": str(folder), "models": str(miniature_parts), "evaluation": given, "devices": devices}
         outputs = [folder / f"output.{rank}" for rank in range(devices)]
-        processes = forks.start(program, "evaluate", everything | settings, outputs, limit=120)
+        forks.start(program, "evaluate", everything | settings, outputs, limit=120)
         while kill_at is not None and not forks.over():
             if stored_lines(folder) >= kill_at:
-                for process in processes:
-                    os.kill(process, signal.SIGKILL)
+                forks.kill()
                 break
             time.sleep(0.002)
         ended = forks.statuses()

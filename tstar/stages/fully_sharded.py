@@ -26,7 +26,7 @@ from tstar.stages.freezing import trained_tensors
 
 
 def other_slices(strategy: str) -> ConfigError:
-    """That Lightning's own ways to keep slices are refused.
+    """The error that refuses Lightning's own ways to keep slices.
 
     Args:
         strategy: name of one.

@@ -76,7 +76,7 @@ def fork(function, settings: dict, outputs: list, limit: float) -> list[int]:
 
 
 def exit_status(child: int) -> int:
-    """When it has ended; its number stays its own, so that whoever kills it until then kills no other."""
+    """Of a child, when it has ended. It is not reaped yet: until then its number is no other's, and killing it is safe."""
     ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
